@@ -1,0 +1,95 @@
+"""What the hooks return: one frozen descriptor per backend. The heavy part is imported by its factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from medperf_core.plugin.settings import NoSettings
+
+if TYPE_CHECKING:  # descriptors are read at every start, so nothing that they only name is imported
+    from medperf_core.plugin.context import BackendContext
+    from medperf_core.plugin.executor import Executor
+    from medperf_core.plugin.packager import Packager
+    from medperf_core.plugin.runner import Runner
+    from medperf_core.plugin.server import ServerClient
+    from medperf_core.plugin.storage import Storage
+
+
+@attrs.frozen(kw_only=True)
+class Descriptor:
+    """What all descriptors say.
+
+    Attributes:
+        name: the name that users select it by, lower case.
+        summary: one line for lists.
+        settings: attrs class of its settings; see ``medperf_core.plugin.settings``.
+        api: version of the seam's API that it was written for; see the class's ``API``.
+        aliases: other names that select it.
+    """
+
+    seam: ClassVar[str]
+    API: ClassVar[int]
+
+    name: str
+    summary: str
+    settings: type = NoSettings
+    api: int
+    aliases: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RunnerPlugin(Descriptor):
+    """A runner. ``make(settings, context)`` returns it."""
+
+    seam: ClassVar[str] = "runner"
+    API: ClassVar[int] = 1
+    make: Callable[[Any, BackendContext], Runner]
+
+
+@attrs.frozen(kw_only=True)
+class PackagerPlugin(Descriptor):
+    """A packager. ``make(settings)`` returns it; it needs nothing of the site."""
+
+    seam: ClassVar[str] = "packager"
+    API: ClassVar[int] = 1
+    make: Callable[[Any], Packager]
+
+
+@attrs.frozen(kw_only=True)
+class StoragePlugin(Descriptor):
+    """A store. ``make(settings, context)`` returns it.
+
+    Attributes:
+        schemes: URL schemes that it serves, without ``:``.
+    """
+
+    seam: ClassVar[str] = "storage"
+    API: ClassVar[int] = 1
+    schemes: tuple[str, ...]
+    make: Callable[[Any, BackendContext], Storage]
+
+
+@attrs.frozen(kw_only=True)
+class ServerPlugin(Descriptor):
+    """A server client. ``make(address, settings, context)`` returns it.
+
+    Attributes:
+        schemes: address schemes that it serves, without ``:``, such as ``embedded``.
+    """
+
+    seam: ClassVar[str] = "server"
+    API: ClassVar[int] = 1
+    schemes: tuple[str, ...]
+    make: Callable[[str, Any, BackendContext], ServerClient]
+
+
+@attrs.frozen(kw_only=True)
+class ExecutorPlugin(Descriptor):
+    """An executor. ``make(settings, context, run)`` returns it; ``run(job)`` runs a job on this machine."""
+
+    seam: ClassVar[str] = "executor"
+    API: ClassVar[int] = 1
+    make: Callable[[Any, BackendContext, Any], Executor]
