@@ -7,6 +7,7 @@ the place (``tasks[0].images``).
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -66,7 +67,10 @@ def from_data(data: Any, kind: type[T], *, allow_unknown: bool = False) -> T:
 
 
 def _plain(line: str) -> str:
-    return line.replace(" @ $.", " at ").replace(" @ $", "")
+    words, _, place = line.partition(" @ $")
+    own = re.fullmatch(r"unknown error \((.*)\)", words, re.DOTALL)  # a rule of ours, which says it in its own words
+    place = place.lstrip(".")
+    return (own[1].rstrip(".") if own else words) + (f" at {place}" if place else "")
 
 
 def to_json(thing: Any) -> bytes:

@@ -12,7 +12,7 @@ from medperf_core.entities.registry import Entity, State
 from medperf_core.errors import InvalidEntityError
 
 
-def _config(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _manifest_content(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, dict):
         raise InvalidEntityError("container_config must be the content of a manifest: a map.")
     checks.json_value(instance, attribute, value)
@@ -33,7 +33,7 @@ class Container(Entity):
     """
 
     name: str = attrs.field(validator=checks.text(128, blank=False))
-    container_config: dict[str, Any] = attrs.field(validator=_config)
+    container_config: dict[str, Any] = attrs.field(validator=_manifest_content)
     parameters_config: dict[str, Any] | None = attrs.field(default=None, validator=checks.json_value)
     image_hash: str = attrs.field(default="", validator=checks.text(100))
     additional_files_tarball_url: str = attrs.field(default="", validator=checks.text(256))
@@ -76,8 +76,11 @@ class Container(Entity):
             raise InvalidEntityError(f"Container {self.name!r}: metadata.sources must be a map.")
         sources: dict[str, dict[str, str]] = {}
         for part, entry in recorded.items():
-            if not (isinstance(entry, dict) and isinstance(entry.get("url"), str)
-                    and checks.SHA256_HEX.fullmatch(str(entry.get("sha256")))):
+            if not (
+                isinstance(entry, dict)
+                and isinstance(entry.get("url"), str)
+                and checks.SHA256_HEX.fullmatch(str(entry.get("sha256")))
+            ):
                 raise InvalidEntityError(f"Container {self.name!r}: metadata.sources.{part} needs a url and a sha256.")
             sources[str(part)] = {"url": entry["url"], "sha256": entry["sha256"]}
         return sources

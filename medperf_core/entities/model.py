@@ -56,5 +56,11 @@ class Model(Entity):
     @classmethod
     def wrapping(cls, container: Container) -> Model:
         """The model, not yet registered, that wraps a container that is not yet registered."""
-        return cls(name=container.name, type=ModelType.CONTAINER, container=container, state=container.state,
-                   is_valid=container.is_valid, metadata=dict(container.metadata))
+        return cls(
+            name=container.name,
+            type=ModelType.CONTAINER,
+            container=container,
+            state=container.state,
+            is_valid=container.is_valid,
+            metadata=dict(container.metadata),
+        )

@@ -11,11 +11,14 @@ from medperf_core.plugin.settings import NoSettings
 
 if TYPE_CHECKING:  # descriptors are read at every start, so nothing that they only name is imported
     from medperf_core.plugin.context import BackendContext
-    from medperf_core.plugin.executor import Executor
+    from medperf_core.plugin.events import Event
+    from medperf_core.plugin.executor import Executor, TaskJob
     from medperf_core.plugin.packager import Packager
-    from medperf_core.plugin.runner import Runner
+    from medperf_core.plugin.runner import Runner, TaskOutcome
     from medperf_core.plugin.server import ServerClient
     from medperf_core.plugin.storage import Storage
+
+    RunJob = Callable[[TaskJob, Callable[[Event], None]], TaskOutcome]
 
 
 @attrs.frozen(kw_only=True)
@@ -88,8 +91,12 @@ class ServerPlugin(Descriptor):
 
 @attrs.frozen(kw_only=True)
 class ExecutorPlugin(Descriptor):
-    """An executor. ``make(settings, context, run)`` returns it; ``run(job)`` runs a job on this machine."""
+    """An executor. ``make(settings, context, run)`` returns it.
+
+    ``run(job, emit)`` probes, verifies and runs a job on this machine, as ``medperf_core.plugin.worker`` does on
+    another one; ``emit`` is told what happens.
+    """
 
     seam: ClassVar[str] = "executor"
     API: ClassVar[int] = 1
-    make: Callable[[Any, BackendContext, Any], Executor]
+    make: Callable[[Any, BackendContext, RunJob], Executor]

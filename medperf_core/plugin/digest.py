@@ -85,7 +85,7 @@ def _walk(folder: Path, prefix: str, ignored: frozenset[str], problems: list[str
                 continue
             if item.is_symlink():
                 target = str(Path(item.path).readlink())
-                if leads_out(path, target):
+                if leads_out(path, target) or not _within(Path(item.path), folder, path):
                     problems.append(f"{path}: a symbolic link to {target}, which is outside")
                 yield TreeEntry(path, Path(item.path), 0, False, target)
             elif item.is_dir(follow_symlinks=False):
@@ -95,6 +95,14 @@ def _walk(folder: Path, prefix: str, ignored: frozenset[str], problems: list[str
                 yield TreeEntry(path, Path(item.path), status.st_size, bool(status.st_mode & 0o100))
             else:
                 problems.append(f"{path}: neither a file nor a folder nor a link")
+
+
+def _within(link: Path, folder: Path, path: str) -> bool:
+    """Whether a link, followed through all others, ends inside of the tree that ``path`` is relative to."""
+    root = folder
+    for _ in PurePosixPath(path).parts[1:]:
+        root = root.parent
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(root))
 
 
 def leads_out(path: str, target: str) -> bool:

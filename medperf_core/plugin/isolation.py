@@ -49,7 +49,7 @@ class Enforcement(StrEnum):
 NO_ISOLATION = "no-isolation"
 
 WAIVERS: dict[str, str] = {
-    NO_ISOLATION: "run without any isolation (all of the guarantees below and limits that cannot be held)",
+    NO_ISOLATION: "run without any isolation: the task can do all that you can",
     "no-network-isolation": "run although the network cannot be cut off",
     "no-mount-isolation": "run although other files of this machine can be seen or the root file system written",
     "writable-inputs": "run although inputs could be changed",
@@ -98,8 +98,9 @@ class Waiver:
         """
         name, equals, image = text.partition("=")
         if name not in WAIVERS:
-            raise UsageError(f"{name!r} is not something that can be allowed.",
-                             hint=f"Known names: {', '.join(WAIVERS)}.")
+            raise UsageError(
+                f"{name!r} is not something that can be allowed.", hint=f"Known names: {', '.join(WAIVERS)}."
+            )
         return cls(name, ImageIdentity.parse(image) if equals else None)
 
     def __str__(self) -> str:

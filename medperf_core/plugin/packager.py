@@ -20,12 +20,15 @@ class Manifest:
         base: folder that relative paths in it start from; None if it came from a server and has no folder.
         name: what errors call it: a path or an entity.
         lines: line numbers by place, such as ``tasks.infer.parameters``; may be empty.
+        project: folder that stands for the manifest's project (``process.project``, and a build context that is
+            the same folder), where it was fetched apart from the manifest; None to look for it from ``base``.
     """
 
     data: dict[str, Any]
     base: Path | None
     name: str
     lines: dict[str, int] = attrs.field(factory=dict)
+    project: Path | None = None
 
     def at(self, place: str) -> str:
         """``place`` with its line number where it is known, for error messages."""
@@ -71,3 +74,10 @@ class Packager(abc.ABC):
     @abc.abstractmethod
     def files(self, manifest: Path) -> LocalFiles:
         """The files that belong to a manifest on this machine, by the format's conventions."""
+
+    def template(self, data: dict[str, Any], name: str) -> dict[str, Any]:
+        """A manifest's content for a new container called ``name`` whose project stands in ``../project``.
+
+        The default changes the name only; a format that says where its project or image is overrides it.
+        """
+        return {**data, "name": name}

@@ -131,6 +131,7 @@ class ServerClient(abc.ABC):
         """Send a draft as it is and return what the server made of it.
 
         Raises:
-            ServerError: the server refused it (all of its reasons are in the message) or could not be reached.
+            InvalidEntityError, NotFoundError: the server refused it; all of its reasons are in the message.
             PermissionDeniedError: this user may not do this.
+            ServerError: no answer that could be read came, so that nobody knows whether it was taken.
         """

@@ -70,8 +70,17 @@ def fields_of(backend: str, settings: type) -> tuple[SettingField, ...]:
     found = []
     for field in attrs.fields(settings):
         kind, many = _value_type(hints[field.name])
-        found.append(SettingField(backend, field.name, kind, many, field.default,
-                                  field.metadata.get("help", ""), bool(field.metadata.get("secret"))))
+        found.append(
+            SettingField(
+                backend,
+                field.name,
+                kind,
+                many,
+                field.default,
+                field.metadata.get("help", ""),
+                bool(field.metadata.get("secret")),
+            )
+        )
     return tuple(found)
 
 
@@ -116,8 +125,10 @@ def make_settings(
             values[name] = convert(field, environment[field.variable], field.variable)
         elif name in profile:
             if field.secret:
-                raise ConfigurationError(f"The profile holds {backend}.{name}, which is a secret.",
-                                         hint=f"Remove it there and set the variable {field.variable} instead.")
+                raise ConfigurationError(
+                    f"The profile holds {backend}.{name}, which is a secret.",
+                    hint=f"Remove it there and set the variable {field.variable} instead.",
+                )
             values[name] = convert(field, profile[name], f"{backend}.{name} in the profile")
     return settings(**values)
 

@@ -63,8 +63,13 @@ def supervise(
     started = time.monotonic()
     try:
         process = subprocess.Popen(
-            list(command), cwd=cwd, env={**environment, MARKER: marker}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            list(command),
+            cwd=cwd,
+            env={**environment, MARKER: marker},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     except OSError as error:
         raise ExecutionError(f"The program {command[0]} could not be started in {cwd}: {error.strerror}.") from error

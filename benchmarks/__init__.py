@@ -1,0 +1,1 @@
+"""Measurements as ratios of interleaved runs; run all with ``python -m benchmarks``."""

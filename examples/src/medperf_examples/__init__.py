@@ -1,0 +1,1 @@
+"""Example benchmarks for medperf-core, shipped as package data."""

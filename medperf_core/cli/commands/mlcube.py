@@ -1,0 +1,262 @@
+"""``medperf mlcube`` (also ``medperf container``): containers by their UIDs and paths."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from medperf_core.cli.associations import say_asked
+from medperf_core.cli.output import Format, next_step, note
+from medperf_core.cli.params import UID, UID_OR_PATH, format_option, mine_option, run_options, yes_option
+from medperf_core.cli.registry import list_entities, view_entity
+from medperf_core.cli.results import print_results
+from medperf_core.cli.session import Session, pass_session
+from medperf_core.cli.waivers import say_waived
+from medperf_core.entities import Container, Role, State
+from medperf_core.entities.roles import role_of
+from medperf_core.errors import UsageError
+from medperf_core.journeys.associate import associate as ask
+from medperf_core.journeys.create import create_model
+from medperf_core.journeys.package import Package
+from medperf_core.journeys.package import package as write_package
+from medperf_core.journeys.run_task import run_container_task
+from medperf_core.journeys.submit import HostedFiles, submit_container
+from medperf_core.site.archive import pack_tree
+
+ROLES = [role.value for role in Role]
+ARCHIVES = (".tar.gz", ".tgz")
+HOSTED = (
+    ("mlcube", "-m", "the manifest (mlcube.yaml or container_config.yaml)", ""),
+    ("parameters", "-p", "the parameters file", ""),
+    ("additional", "-a", "the archive of additional files", ""),
+    ("image", "-i", "the image archive or SIF", ""),
+    (
+        "project",
+        None,
+        "the archive of the project",
+        " Without it, project.tar.gz is looked for beside a manifest with a process: section.",
+    ),
+)
+
+
+def _role(container: Container) -> str | None:
+    role = role_of(container.tasks)
+    return role.value if role else None
+
+
+COLUMNS = (
+    ("UID", lambda item: item.id),
+    ("Name", lambda item: item.name),
+    ("Role", _role),
+    ("State", lambda item: item.state.value),
+    ("Owner", lambda item: item.owner),
+    ("Registered", lambda item: item.created_at),
+)
+
+
+@click.group()
+def mlcube() -> None:
+    """Package, try, submit and see containers (MLCubes)."""
+
+
+@mlcube.command()
+@mine_option
+@format_option
+@run_options
+@pass_session
+def ls(session: Session, /, mine: bool, output: Format) -> None:
+    """List registered containers."""
+    list_entities(session, Container, COLUMNS, output, mine=mine, empty="There are no MLCubes to see.")
+
+
+@mlcube.command()
+@click.argument("uid", type=UID)
+@format_option
+@run_options
+@pass_session
+def view(session: Session, /, uid: int, output: Format) -> None:
+    """Show everything about a registered container."""
+    view_entity(session, Container, uid, output)
+
+
+@mlcube.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--mlcube", "named", type=click.Path(path_type=Path), help="The same as the argument PATH.")
+@click.option("--type", "role", type=click.Choice(ROLES), help="What the container must be able to do.")
+@click.option("--mlcube-types", metavar="TYPE[,TYPE]", help="The same as --type; several are all checked.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Folder to write, instead of deploy/ beside the manifest; or a .tar.gz of it.",
+)
+@pass_session
+def package(
+    session: Session,
+    /,
+    path: Path | None,
+    named: Path | None,
+    role: str | None,
+    mlcube_types: str | None,
+    output: Path | None,
+) -> None:
+    """Check a container and write all that its owner has to host."""
+    chosen = path or named
+    if chosen is None or (path and named):
+        raise UsageError("Name one container.", hint="Write: medperf mlcube package PATH")
+    archive = output if output and output.name.endswith(ARCHIVES) else None
+    with session.opened() as site:
+        for wanted in reversed(_roles(role, mlcube_types)):
+            done = write_package(site, chosen, wanted, None if archive else output)
+        if archive:
+            pack_tree(done.folder, archive)
+    _say_packaged(done, archive)
+
+
+def _roles(role: str | None, types: str | None) -> list[Role | None]:
+    words = [word.strip().replace("_", "-") for word in (types or "").split(",") if word.strip()]
+    for word in words:
+        if word not in ROLES:
+            raise UsageError(f"{word!r} is not a type of container.", hint=f"Known types: {', '.join(ROLES)}.")
+    found = [Role(word) for word in ([role] if role else []) + words]
+    return [*dict.fromkeys(found)] or [None]
+
+
+def _say_packaged(done: Package, archive: Path | None) -> None:
+    note(f"Packaged the {done.role.value} into {archive or done.folder}:")
+    for item in done.files:
+        click.echo(f"{item.sha256}  {item.size:>12}  {item.name}")
+    note("Host these files where the sites that will run them can fetch them.")
+    names = {item.name for item in done.files}
+    options = [f"--mlcube-file URL/{done.files[0].name}"]
+    options += [
+        f"--{option}-file URL/{name}"
+        for option, name in (
+            ("parameters", "parameters.yaml"),
+            ("additional", "additional_files.tar.gz"),
+            ("project", "project.tar.gz"),
+        )
+        if name in names
+    ]
+    next_step(f"medperf mlcube submit --name NAME {' '.join(options)}")
+
+
+def _hosted_options(command: click.decorators.FC) -> click.decorators.FC:
+    for name, short, what, otherwise in reversed(HOSTED):
+        command = click.option(f"--{name}-hash", metavar="SHA256", help=f"SHA-256 of {what}.")(command)
+        words = [f"--{name}-file", short] if short else [f"--{name}-file"]
+        command = click.option(
+            *words, f"{name}_file", metavar="URL", required=name == "mlcube", help=f"Where {what} is hosted.{otherwise}"
+        )(command)
+    return command
+
+
+@mlcube.command()
+@click.option("--name", "-n", required=True, help="Name of the container, unique on the server.")
+@_hosted_options
+@click.option("--development", is_flag=True, help="Keep it editable instead of final.")
+@yes_option
+@run_options
+@pass_session
+def submit(session: Session, /, name: str, development: bool, yes: bool, **given: str | None) -> None:
+    """Fetch and verify a container's hosted files, and register it.
+
+    It is registered for OPERATION, which is final, unless --development is given.
+    """
+    files = HostedFiles(
+        mlcube=given.pop("mlcube_file") or "", **{word.removesuffix("_file"): value for word, value in given.items()}
+    )
+    if not development:
+        note("OPERATION is final: what is registered cannot be changed afterwards. (--development keeps it editable.)")
+    with session.opened(yes=yes) as site:
+        done = submit_container(site, name, files, development=development)
+    container = done if isinstance(done, Container) else done.container
+    if container is None:
+        return
+    final = "; it is final" if container.state is State.OPERATION else "; it can still be edited"
+    note(f"Registered {container.name} as MLCube {container.id} ({container.state.value}{final}).")
+    if role_of(container.tasks) is Role.MODEL:
+        next_step(f"medperf mlcube associate --benchmark BENCHMARK --model_uid {container.id}")
+    else:
+        next_step(f"medperf mlcube view {container.id}")
+
+
+@mlcube.command()
+@click.option("--benchmark", "-b", type=UID, required=True, help="UID of the benchmark.")
+@click.option("--model-uid", "-m", "--mlcube", "uid", type=UID, required=True, help="UID of the model's container.")
+@click.option("--no-cache", is_flag=True, help="Run every step of the test anew.")
+@yes_option
+@run_options
+@pass_session
+def associate(session: Session, /, benchmark: int, uid: int, no_cache: bool, yes: bool) -> None:
+    """Test a model on a benchmark's demo data and ask that it takes part."""
+    with session.opened(yes=yes) as site:
+        made = ask(site, benchmark=benchmark, container=uid, fresh=no_cache, show=print_results)
+    say_asked(made)
+
+
+@mlcube.group()
+def create() -> None:
+    """Make a new container to start from."""
+
+
+@create.command()
+@click.option("--benchmark", "-b", type=UID, required=True, help="UID of the benchmark that it is for.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to make; by default NAME.")
+@click.option("--name", "-n", default="my-model", show_default=True, help="Name of the model.")
+@run_options
+@pass_session
+def model(session: Session, /, benchmark: int, output: Path | None, name: str) -> None:
+    """Make a model for a benchmark's data that passes the test as created."""
+    if output is None and Path(name).name != name:
+        raise UsageError(f"{name!r} cannot be the name of a folder.", hint="Give --output too.")
+    with session.opened() as site:
+        folder = create_model(site, benchmark=benchmark, output=output or Path(name), name=name)
+    note(f"Made {folder}. Its files say what to change.")
+    next_step(f"medperf test run --benchmark {benchmark} --model {shlex.quote(str(folder / 'mlcube'))}")
+
+
+@mlcube.command()
+@click.option("--task", "-t", required=True, help="Name of the task, such as infer.")
+@click.option(
+    "--container",
+    "--mlcube",
+    "-m",
+    "container",
+    type=UID_OR_PATH,
+    required=True,
+    help="Path of the container, or its UID.",
+)
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    metavar="LABEL=PATH",
+    help="What the task reads (repeatable), such as data_path=FOLDER.",
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for what it writes.")
+@run_options
+@pass_session
+def run(session: Session, /, task: str, container: str, inputs: tuple[str, ...], output: Path) -> None:
+    """Run one task of a container here; shows the exact command of the engine first."""
+    with session.opened() as site:
+        done = run_container_task(
+            site,
+            container,
+            task,
+            dict(map(_input, inputs)),
+            output.absolute(),
+            show_command=lambda words: note(f"$ {shlex.join(words)}"),
+        )
+    note(f"The task {task} ended well after {done.seconds:.1f} s ({done.engine}). Its outputs are in {output}.")
+    say_waived(done.waivers)
+
+
+def _input(word: str) -> tuple[str, Path]:
+    label, equals, path = word.partition("=")
+    if not equals or not label or not path:
+        raise UsageError(f"--input {word!r} is not of the form LABEL=PATH.")
+    return label, Path(path)

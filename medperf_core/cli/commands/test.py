@@ -1,0 +1,102 @@
+"""``medperf test``: the compatibility test."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medperf_core.cli.output import Format, next_step, note, print_data, print_list, print_one
+from medperf_core.cli.params import FOLDER, UID, UID_OR_PATH, format_option, run_options
+from medperf_core.cli.results import print_results
+from medperf_core.cli.session import Session, pass_session
+from medperf_core.cli.waivers import say_waived
+from medperf_core.entities import TestReport
+from medperf_core.entities.codec import to_data
+from medperf_core.journeys.compatibility import run_test
+
+COLUMNS = (
+    ("Report", lambda item: item.uid),
+    ("Created", lambda item: item.created_at),
+    ("Benchmark", lambda item: item.benchmark),
+    ("Data preparator", lambda item: item.data_preparator),
+    ("Model", lambda item: item.model),
+    ("Evaluator", lambda item: item.evaluator),
+    ("Platform", lambda item: item.platform),
+)
+
+
+@click.group()
+def test() -> None:
+    """Test a model, or all of a benchmark, on demo data."""
+
+
+@test.command()
+@click.option("--benchmark", "-b", type=UID, help="UID of the benchmark; it fills in what is not named.")
+@click.option(
+    "--data-preparation",
+    "--data-preparator",
+    "-p",
+    "data_preparator",
+    type=UID_OR_PATH,
+    help="Data preparator: UID or path.",
+)
+@click.option("--model", "-m", type=UID_OR_PATH, help="Model: UID of its container, or path.")
+@click.option("--evaluator", "-e", type=UID_OR_PATH, help="Evaluator: UID or path.")
+@click.option("--data-path", type=FOLDER, help="Raw data here, instead of the demo dataset.")
+@click.option("--labels-path", type=FOLDER, help="Labels of that data.")
+@click.option("--demo-dataset-url", metavar="URL", help="Another demo dataset than the benchmark's.")
+@click.option("--demo-dataset-hash", metavar="SHA256", help="SHA-256 of that demo dataset.")
+@click.option("--no-cache", is_flag=True, help="Run every step anew.")
+@format_option
+@run_options
+@pass_session
+def run(session: Session, /, no_cache: bool, output: Format, **named: Any) -> None:
+    """Run the compatibility test. Nothing is sent anywhere."""
+    with session.opened() as site:
+        report = run_test(site, fresh=no_cache, **named)
+    if output is not Format.TABLE:
+        print_data(to_data(report), output)
+        return
+    print_results(report)
+    reused = [step.task for step in report.steps if step.reused]
+    if reused:
+        note(f"Reused from an earlier run with unchanged inputs: {', '.join(reused)}. (--no-cache runs them anew.)")
+    say_waived(waiver for step in report.steps for waiver in step.waivers)
+    note(f"The test passed. Its report is {report.uid}.")
+    next_step(_next(report))
+
+
+@test.command()
+@format_option
+@pass_session
+def ls(session: Session, /, output: Format) -> None:
+    """List the reports of tests on this machine."""
+    with session.opened() as site:
+        found = site.records.list()
+    for name, reason in found.damaged.items():
+        note(f"Warning: {name} is left out. {reason}")
+    print_list(found.reports, COLUMNS, output, empty="There are no test reports yet.")
+
+
+@test.command()
+@click.argument("uid", required=False)
+@format_option
+@pass_session
+def view(session: Session, /, uid: str | None, output: Format) -> None:
+    """Show the report of a test; without UID, of the newest."""
+    with session.opened() as site:
+        newest = site.records.list().reports[:1]
+        report = site.records.get(uid or (newest[0].uid if newest else ""))
+    print_one(report, output)
+
+
+def _next(report: TestReport) -> str:
+    if report.model.isdigit():
+        if report.benchmark is None:
+            return f"medperf test view {report.uid}"
+        return f"medperf mlcube associate --benchmark {report.benchmark} --model_uid {report.model}"
+    path = Path(report.model)
+    return f"medperf mlcube package {shlex.quote(str(path.parent if path.is_file() else path))}"

@@ -1,0 +1,174 @@
+"""What happens, shown on standard error: moving on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from medperf_core.cli.text import printable
+from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class PlainDisplay:
+    """One line for each thing that happens. An event sink; may be called from any thread."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        line = self._words(event)
+        if line is not None:
+            with self._lock:
+                click.echo(printable(line), err=True)
+
+    def _words(self, event: Event) -> str | None:
+        if isinstance(event, Notice):
+            return notice(event) if event.level != "info" or not self._quiet else None
+        if self._quiet:
+            return None
+        if isinstance(event, Progress):
+            return self._progress(event)
+        return words(event)
+
+    def _progress(self, event: Progress) -> str | None:
+        now = time.monotonic()
+        last = self._told.setdefault(event.what, now)
+        if now - last < SECONDS_BETWEEN_LINES:
+            return None
+        self._told[event.what] = now
+        return f"  {event.what}: {amount(event)}"
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the screen to a question."""
+        yield
+
+    def close(self) -> None:
+        """The work is over."""
+
+
+class LiveDisplay(PlainDisplay):
+    """Bars and a spinner for the steps in hand, on a terminal; the lines of containers scroll past above them."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._bars: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        if self._quiet:
+            super().__call__(event)
+            return
+        from rich.text import Text
+
+        with self._lock:
+            bars = self._made()
+            if isinstance(event, StepStarted):
+                self._task(bars, event.what)
+            elif isinstance(event, Progress):
+                bars.update(self._task(bars, event.what), completed=event.done, total=event.total, amount=amount(event))
+                if event.total is not None and event.done >= event.total:
+                    self._drop(bars, event.what)
+            else:
+                if isinstance(event, StepFinished):
+                    self._drop(bars, event.what)
+                line = notice(event) if isinstance(event, Notice) else words(event)
+                if line is not None:
+                    style = "dim" if isinstance(event, TaskLog) else "yellow" if isinstance(event, Notice) else ""
+                    bars.console.print(Text(printable(line), style), soft_wrap=True)
+
+    def _made(self) -> RichProgress:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[amount]}", markup=False),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+        return self._bars
+
+    def _task(self, bars: RichProgress, what: str) -> TaskID:
+        if what not in self._tasks:
+            bars.start()
+            self._tasks[what] = bars.add_task(printable(what), total=None, amount="")
+        return self._tasks[what]
+
+    def _drop(self, bars: RichProgress, what: str) -> None:
+        task = self._tasks.pop(what, None)
+        if task is not None:
+            bars.remove_task(task)
+            if not self._tasks:
+                bars.stop()  # whoever writes a line now has the screen
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        if self._bars is None:
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            if self._tasks:
+                self._bars.start()
+
+    def close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+def display(*, quiet: bool) -> PlainDisplay:
+    """The display that fits standard error."""
+    return LiveDisplay(quiet=quiet) if sys.stderr.isatty() else PlainDisplay(quiet=quiet)
+
+
+def words(event: Event) -> str | None:
+    """An event as one line; None if there is nothing to say."""
+    if isinstance(event, StepStarted):
+        return f"{event.what} ..."
+    if isinstance(event, StepFinished):
+        return f"{event.what}: {event.note or 'done'}"
+    if isinstance(event, TaskLog):
+        return f"  [{event.task}] {event.line}"
+    return None
+
+
+def notice(event: Notice) -> str:
+    """A notice as one line."""
+    return event.message if event.level == "info" else f"{event.level.capitalize()}: {event.message}"
+
+
+def amount(event: Progress) -> str:
+    """How much is done, such as ``3.2 of 12.0 MiB``."""
+    if event.unit != "B":
+        return f"{event.done}{'' if event.total is None else f' of {event.total}'} {event.unit}"
+    largest = event.total or event.done
+    unit, size = next(
+        (pair for pair in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)) if largest >= pair[1]), ("B", 1)
+    )
+    done = f"{event.done / size:.1f}" if size > 1 else str(event.done)
+    total = "" if event.total is None else f" of {event.total / size:.1f}" if size > 1 else f" of {event.total}"
+    return f"{done}{total} {unit}"

@@ -1,0 +1,232 @@
+"""The compatibility test: a model, with a data preparator and an evaluator, on demo data; nothing leaves the site.
+
+Read top to bottom: what takes part, where the data comes from, the five tasks, the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform as host
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from medperf_core.entities import Benchmark, Model, StepRecord, TestReport
+from medperf_core.entities.checks import json_problem
+from medperf_core.entities.codec import to_json
+from medperf_core.errors import ExecutionError, InvalidEntityError, UsageError
+from medperf_core.journeys.containers import ReadyContainer, resolve
+from medperf_core.journeys.demo_data import DemoData, fetch_demo_data
+from medperf_core.journeys.steps import StepResult, run_step
+from medperf_core.journeys.tasks import Volume
+from medperf_core.plugin.digest import public_folder_hash
+from medperf_core.plugin.manifest import load_yaml
+from medperf_core.site.fetch import Origin
+from medperf_core.site.site import Site
+
+
+@attrs.frozen
+class Participants:
+    """What the user named or, where nothing was named, the benchmark's own."""
+
+    benchmark: Benchmark | None
+    data_preparator: str
+    model: str
+    evaluator: str
+
+
+def run_test(
+    site: Site,
+    *,
+    benchmark: int | None = None,
+    data_preparator: str | None = None,
+    model: str | None = None,
+    evaluator: str | None = None,
+    data_path: Path | None = None,
+    labels_path: Path | None = None,
+    demo_dataset_url: str | None = None,
+    demo_dataset_hash: str | None = None,
+    fresh: bool = False,
+) -> TestReport:
+    """Run the compatibility test and keep its report.
+
+    Args:
+        benchmark: its server UID; fills in what is not named. Without it, all three containers and the data must
+            be named, and no server is needed.
+        data_preparator, model, evaluator: container UIDs or local paths.
+        data_path, labels_path: raw data and labels on this machine, instead of a demo dataset.
+        demo_dataset_url, demo_dataset_hash: another demo dataset than the benchmark's.
+        fresh: run every step, even if it was done before on unchanged inputs.
+
+    Raises:
+        UsageError: something is named by nobody.
+        MedperfError: whatever kept a step from being done; says which.
+    """
+    chosen = choose(site, benchmark, data_preparator, model, evaluator)
+    demo = _demo_data(site, chosen.benchmark, data_path, labels_path, demo_dataset_url, demo_dataset_hash)
+    ready = {ref: resolve(site, ref) for ref in dict.fromkeys((chosen.data_preparator, chosen.model, chosen.evaluator))}
+    preparator, tested, judge = ready[chosen.data_preparator], ready[chosen.model], ready[chosen.evaluator]
+
+    step = _Stepper(site, chosen.benchmark, fresh)
+    data, labels = step.prepared(preparator, demo, already=_already_prepared(chosen.benchmark, data_path))
+    statistics = step("statistics", preparator, {"data_path": data, "labels_path": labels}).outputs["output_path"]
+    predictions = step("infer", tested, {"data_path": data}).outputs["output_path"]
+    results = step("evaluate", judge, {"predictions": predictions, "labels": labels}).outputs["output_path"]
+
+    report = TestReport(
+        uid=_uid(site, step.records),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        benchmark=chosen.benchmark.uid if chosen.benchmark else None,
+        data_preparator=chosen.data_preparator,
+        model=chosen.model,
+        evaluator=chosen.evaluator,
+        demo_dataset=demo.source,
+        prepared_hash=public_folder_hash([data.path, labels.path]),
+        platform=site.effective.platform,
+        steps=step.records,
+        statistics=read_map(statistics.path, "statistics"),
+        results=read_map(results.path, "results"),
+        versions=versions(site),
+    )
+    site.records.save(report)
+    return report
+
+
+def choose(
+    site: Site, benchmark_uid: int | None, data_preparator: str | None, model: str | None, evaluator: str | None
+) -> Participants:
+    """Fill in from the benchmark what the user did not name; asks the server only if something is missing.
+
+    Raises:
+        UsageError: there is nothing to fill in from.
+    """
+    benchmark = site.server.get(Benchmark, benchmark_uid) if benchmark_uid is not None else None
+    if benchmark is None:
+        missing = [
+            name
+            for name, value in (("--data_preparation", data_preparator), ("--model", model), ("--evaluator", evaluator))
+            if value is None
+        ]
+        if missing:
+            raise UsageError(f"{' and '.join(missing)} must be given where no --benchmark is.")
+        return Participants(None, str(data_preparator), str(model), str(evaluator))
+    if model is None:
+        reference = site.server.get(Model, benchmark.reference_model)
+        if reference.container is None:
+            raise InvalidEntityError(
+                f"The reference model {reference.uid} of benchmark {benchmark.uid} is not a "
+                "container; name another with --model."
+            )
+        model = str(reference.container.uid)
+    return Participants(
+        benchmark,
+        data_preparator or str(benchmark.data_preparation_mlcube),
+        model,
+        evaluator or str(benchmark.data_evaluator_mlcube),
+    )
+
+
+def _demo_data(
+    site: Site, benchmark: Benchmark | None, data: Path | None, labels: Path | None, url: str | None, sha256: str | None
+) -> DemoData:
+    if (data is None) != (labels is None):
+        raise UsageError("--data_path and --labels_path go together.")
+    if data is not None and labels is not None:
+        if url:
+            raise UsageError("Give either --data_path and --labels_path, or --demo_dataset_url.")
+        for path in (data, labels):
+            if not path.is_dir():
+                raise UsageError(f"There is no folder {path}.")
+        return DemoData(data.resolve(), labels.resolve(), None, {"data_path": str(data), "labels_path": str(labels)})
+    if url:
+        return fetch_demo_data(site, url, sha256, Origin.TYPED)
+    if benchmark is None:
+        raise UsageError(
+            "There is no data to test on.",
+            hint="Give --data_path and --labels_path, or --demo_dataset_url, or --benchmark.",
+        )
+    return fetch_demo_data(
+        site, benchmark.demo_dataset_tarball_url, benchmark.demo_dataset_tarball_hash, site.server_origin
+    )
+
+
+def _already_prepared(benchmark: Benchmark | None, data_path: Path | None) -> bool:
+    return bool(benchmark and data_path is None and benchmark.metadata.get("demo_dataset_already_prepared"))
+
+
+class _Stepper:
+    """Runs the steps of one test and keeps their records in order."""
+
+    def __init__(self, site: Site, benchmark: Benchmark | None, fresh: bool) -> None:
+        self._site, self._fresh = site, fresh
+        self._benchmark = benchmark.uid if benchmark else None
+        self.records: list[StepRecord] = []
+
+    def __call__(self, task: str, container: ReadyContainer, inputs: Mapping[str, Volume]) -> StepResult:
+        result = run_step(self._site, container, task, inputs, benchmark=self._benchmark, fresh=self._fresh)
+        self.records.append(result.record)
+        return result
+
+    def prepared(self, preparator: ReadyContainer, demo: DemoData, *, already: bool) -> tuple[Volume, Volume]:
+        """Prepared data and labels, checked by the preparator itself."""
+        data, labels = Volume.of(demo.data), Volume.of(demo.labels)
+        if not already:
+            made = self("prepare", preparator, {"data_path": data, "labels_path": labels}).outputs
+            data, labels = made["output_path"], made["output_labels_path"]
+        self("sanity_check", preparator, {"data_path": data, "labels_path": labels})
+        return data, labels
+
+
+def read_map(path: Path, what: str) -> dict[str, Any]:
+    """A YAML map that a container wrote, checked as hostile input.
+
+    Raises:
+        ExecutionError: it is not YAML, not a map, empty, or holds what JSON cannot carry.
+    """
+    try:
+        data = load_yaml(path)
+    except InvalidEntityError as error:
+        raise ExecutionError(f"The container's {what} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not data:
+        raise ExecutionError(f"The container's {what} file must hold a map that is not empty.")
+    problem = json_problem(data)
+    if problem:
+        raise ExecutionError(f"The container's {what} file {problem}.")
+    return data
+
+
+def _uid(site: Site, steps: list[StepRecord]) -> str:
+    tested = [[step.task, step.images, step.inputs, step.parameters] for step in steps]
+    return hashlib.sha256(to_json([site.effective.platform, tested])).hexdigest()[:16]
+
+
+def versions(site: Site) -> dict[str, str]:
+    """Versions of what took part: this program, its plugins, Python, the operating system."""
+    found = {
+        record.distribution: record.version
+        for record in site.plugins.records()
+        if record.distribution and record.status == "loaded"
+    }
+    return {
+        **found,
+        "medperf-core": version("medperf-core"),
+        "python": sys.version.split()[0],
+        "system": f"{host.system()} {host.release()} {host.machine()}",
+    }
+
+
+def association_metadata(report: TestReport) -> dict[str, Any]:
+    """What of a report goes along with a request for association: results and identities, no paths of this machine."""
+    images = {step.task: step.images for step in report.steps}
+    return {
+        "results": report.results,
+        "report": report.uid,
+        "platform": report.platform,
+        "images": images,
+        "waivers": sorted({waiver for step in report.steps for waiver in step.waivers}),
+    }

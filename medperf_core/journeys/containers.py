@@ -1,0 +1,250 @@
+"""From what a user names - a server UID, or a path - to a container that is here, verified and ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from medperf_core.entities import (
+    Container,
+    ContainerSpec,
+    IdentityKind,
+    ImageIdentity,
+    ImageSource,
+    SourceKind,
+)
+from medperf_core.errors import (
+    ExecutionError,
+    InvalidEntityError,
+    MedperfError,
+    NotFoundError,
+    UsageError,
+    VerificationError,
+)
+from medperf_core.plugin.events import StepFinished, StepStarted
+from medperf_core.plugin.manifest import load_manifest, manifest_from_data
+from medperf_core.plugin.packager import LocalFiles, Manifest, Packager
+from medperf_core.plugin.runner import PreparedImage
+from medperf_core.site.site import Site
+
+
+@attrs.frozen
+class LocalContainer:
+    """A container in a folder of this machine, as its packager reads it."""
+
+    path: Path
+    manifest: Manifest
+    packager: Packager
+    spec: ContainerSpec
+    files: LocalFiles
+
+
+@attrs.frozen
+class ReadyContainer:
+    """A container that can run.
+
+    Attributes:
+        ref: what the user called it: a UID or a path.
+        name: its own name.
+        spec: its description.
+        parameters: the parameters file; None if it has none.
+        additional_files: folder; None if it has none.
+        source: where its image comes from.
+        image: the verified image.
+        owner: e-mail address or name of its owner; None for a local one.
+    """
+
+    ref: str
+    name: str
+    spec: ContainerSpec
+    parameters: Path | None
+    additional_files: Path | None
+    source: ImageSource
+    image: PreparedImage
+    owner: str | None = None
+
+
+def is_uid(ref: str) -> bool:
+    """Whether ``ref`` is a server UID: digits only. A folder whose name is digits is written ``./7``."""
+    return ref.isascii() and ref.isdigit()
+
+
+def read_local(site: Site, path: Path) -> LocalContainer:
+    """Read a manifest, or the one manifest in a folder.
+
+    Raises:
+        NotFoundError: there is no manifest.
+        InvalidEntityError: no packager knows it, or it breaks its format's rules.
+    """
+    manifest_path = _find_manifest(site, path)
+    manifest = load_manifest(manifest_path)
+    packager = packager_for(site, manifest)
+    return LocalContainer(manifest_path, manifest, packager, packager.read(manifest), packager.files(manifest_path))
+
+
+def _find_manifest(site: Site, path: Path) -> Path:
+    if path.is_file():
+        return path.resolve()
+    names = [name for packager in site.packagers for name in packager.file_names]
+    if not path.is_dir():
+        raise NotFoundError(f"There is no file or folder {path}.", hint="Give a manifest, its folder, or a server UID.")
+    # the folder that holds both mlcube/ and project/ is what people think of as the container
+    found = [place / name for place in (path, path / "mlcube") for name in names if (place / name).is_file()]
+    if not found:
+        raise NotFoundError(f"The folder {path} has no manifest.", hint=f"A manifest is called {' or '.join(names)}.")
+    if len(found) > 1:
+        raise UsageError(
+            f"The folder {path} has more than one manifest: "
+            f"{', '.join(str(item.relative_to(path)) for item in found)}.",
+            hint="Give the one that you mean.",
+        )
+    return found[0].resolve()
+
+
+def packager_for(site: Site, manifest: Manifest) -> Packager:
+    fitting = [packager for packager in site.packagers if packager.recognizes(manifest.data)]
+    if len(fitting) != 1:
+        formats = ", ".join(name for packager in site.packagers for name in packager.file_names)
+        reason = "is of no known format" if not fitting else "could be of more than one format"
+        raise InvalidEntityError(f"The manifest {manifest.name} {reason}.", hint=f"Known formats: {formats}.")
+    return fitting[0]
+
+
+def resolve(site: Site, ref: str) -> ReadyContainer:
+    """The container that a UID or a path names, its files fetched and verified and its image prepared."""
+    if is_uid(ref):
+        return from_server(site, site.server.get(Container, int(ref)))
+    local = read_local(site, Path(ref))
+    for note in local.spec.notes:
+        site.notice(f"{local.manifest.name}: {note}", level="warning")
+    candidates: list[tuple[ImageSource, tuple[ImageIdentity, ...]]] = [(source, ()) for source in local.spec.sources]
+    source, image = _prepare(site, local.spec, ref, candidates)
+    return ReadyContainer(
+        ref, local.spec.name, local.spec, local.files.parameters, local.files.additional_files, source, image
+    )
+
+
+def from_server(site: Site, container: Container) -> ReadyContainer:
+    """A registered container: its files fetched by their hashes, its image by a recorded identity."""
+    if not container.is_valid:
+        raise InvalidEntityError(f"Container {container.uid} ({container.name}) was withdrawn by its owner.")
+    sources = container.sources()
+    project = None
+    if "project" in sources:
+        project = _fetch_tree(site, sources["project"]["url"], sources["project"]["sha256"])
+    manifest = manifest_from_data(container.container_config, name=f"container {container.uid}", project=project)
+    spec = packager_for(site, manifest).read(manifest)
+    additional = None
+    if container.additional_files_tarball_url:
+        additional = _fetch_tree(site, container.additional_files_tarball_url, container.additional_files_tarball_hash)
+    source, image = _prepare(site, spec, f"container {container.uid}", _registered_sources(site, container, spec))
+    return ReadyContainer(
+        ref=str(container.uid),
+        name=container.name,
+        spec=spec,
+        parameters=write_parameters(site, container.parameters_config),
+        additional_files=additional,
+        source=source,
+        image=image,
+        owner=_owner_name(site, container),
+    )
+
+
+def _fetch_tree(site: Site, url: str, sha256: str) -> Path:
+    fetched = site.fetch(url, origin=site.server_origin, sha256=sha256)
+    return site.cache.tree(fetched.sha256)
+
+
+def write_parameters(site: Site, parameters: dict[str, Any] | None) -> Path | None:
+    """A parameters file with the content that the server keeps; the same content gives the same bytes."""
+    if parameters is None:
+        return None
+    # one key per line with its value on it: what people write, and what simple readers in containers understand
+    text = "".join(
+        yaml.safe_dump(
+            {key: value},
+            sort_keys=True,
+            allow_unicode=True,
+            width=4096,
+            default_flow_style=None if isinstance(value, (dict, list)) else False,
+        )
+        for key, value in sorted(parameters.items())
+    )
+    path = site.temp / "parameters" / hashlib.sha256(text.encode()).hexdigest() / "parameters.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _owner_name(site: Site, container: Container) -> str | None:
+    me = site.server.me()
+    if container.owner == me.id:
+        return me.email or me.username
+    return None if container.owner is None else f"user {container.owner}"
+
+
+def _registered_sources(
+    site: Site, container: Container, spec: ContainerSpec
+) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
+    """Each way to get the image, with the recorded identities that can be compared on that way."""
+    recorded = container.images()
+    sources = container.sources()
+    by_kind = {
+        SourceKind.TREE: (IdentityKind.SOURCE,),
+        SourceKind.REGISTRY: (IdentityKind.MANIFEST, IdentityKind.CONFIG),
+        SourceKind.ARCHIVE: (IdentityKind.ARCHIVE,),
+        SourceKind.SIF: (IdentityKind.SIF,),
+    }
+    ways = [source for source in spec.sources if source.kind is not SourceKind.ARCHIVE]
+    for source in ways:
+        expected = tuple(identity for identity in recorded if identity.kind in by_kind[source.kind])
+        if expected:
+            yield source, expected
+    if "image" in sources:
+        expected = tuple(identity for identity in recorded if identity.kind in (IdentityKind.ARCHIVE, IdentityKind.SIF))
+        if expected:
+            fetched = site.fetch(sources["image"]["url"], origin=site.server_origin, sha256=sources["image"]["sha256"])
+            kind = SourceKind.SIF if expected[0].kind is IdentityKind.SIF else SourceKind.ARCHIVE
+            yield ImageSource(kind, str(fetched.path), name=container.name), expected
+
+
+def _prepare(
+    site: Site, spec: ContainerSpec, what: str, candidates: Iterable[tuple[ImageSource, tuple[ImageIdentity, ...]]]
+) -> tuple[ImageSource, PreparedImage]:
+    """Prepare the image by the first way that the runner supports.
+
+    A way that cannot be had leads to the next only where recorded identities say that both give the same container;
+    an image that is not the recorded one is never passed over for another.
+    """
+    failures: list[str] = []
+    seen: list[str] = []
+    for source, expected in candidates:
+        seen.append(source.kind.value)
+        if not site.runner.supports(source):
+            continue
+        step = f"Preparing the image of {spec.name or what}"
+        site.emit(StepStarted(step))
+        try:
+            image = site.runner.prepare(source, expected)
+        except VerificationError:
+            raise
+        except MedperfError as error:
+            if not expected:
+                raise
+            failures.append(str(error))
+            continue
+        site.emit(StepFinished(step, str(image.identities[0])))
+        return source, image
+    if failures:
+        raise ExecutionError(f"No image of {what} can be had. " + " ".join(failures))
+    offered = ", ".join(dict.fromkeys(seen)) or "no image at all"
+    raise InvalidEntityError(
+        f"{what} cannot run on the platform {site.effective.platform}: it offers {offered}.",
+        hint="The process runner needs a process: section; a container engine needs an image that is recorded with its "
+        "identity. Choose another platform with --platform.",
+    )

@@ -1,0 +1,185 @@
+"""Submit a container: fetch and verify what its owner hosts, check it, and register it through the door out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from medperf_core.entities import (
+    Container,
+    ContainerSpec,
+    IdentityKind,
+    ImageIdentity,
+    ImageSource,
+    Model,
+    Role,
+    SourceKind,
+    State,
+)
+from medperf_core.entities.roles import role_of
+from medperf_core.errors import InvalidEntityError, UsageError
+from medperf_core.journeys.containers import packager_for
+from medperf_core.journeys.package import PROJECT_FILE
+from medperf_core.plugin.digest import source_digest
+from medperf_core.plugin.manifest import load_manifest, load_yaml
+from medperf_core.plugin.role_check import check_role
+from medperf_core.site.fetch import Fetched, Origin
+from medperf_core.site.site import Site
+
+
+@attrs.frozen(kw_only=True)
+class HostedFiles:
+    """Where a container's files are hosted, as their owner typed it, each with its SHA-256 if the owner gave one.
+
+    A URL, ``direct:URL``, or a path on this machine.
+    """
+
+    mlcube: str
+    mlcube_hash: str | None = None
+    parameters: str | None = None
+    parameters_hash: str | None = None
+    additional: str | None = None
+    additional_hash: str | None = None
+    image: str | None = None
+    image_hash: str | None = None
+    project: str | None = None
+    project_hash: str | None = None
+
+
+def submit_container(site: Site, name: str, files: HostedFiles, *, development: bool = False) -> Container | Model:
+    """Register a container.
+
+    A container with an ``infer`` task is registered as a model that wraps it. The manifest's and the parameters'
+    contents are kept on the server; URLs and hashes of all files are in ``metadata.sources``.
+
+    Args:
+        name: unique on the server.
+        files: what to fetch.
+        development: keep it editable; else it is registered for OPERATION, which is final.
+
+    Raises:
+        VerificationError: a file is not what its hash says.
+        InvalidEntityError: the container is not complete; all problems are listed.
+        DeniedError: the person or a policy said no; nothing was sent.
+    """
+    container = draft_container(site, name, files, development=development)
+    is_model = role_of(container.tasks) is Role.MODEL
+    registered = site.gate.create(Model.wrapping(container) if is_model else container)
+    if not isinstance(registered, (Container, Model)):
+        raise InvalidEntityError(f"The server answered with a {type(registered).__name__} instead of a container.")
+    return registered
+
+
+def draft_container(site: Site, name: str, files: HostedFiles, *, development: bool = False) -> Container:
+    """The container that would be registered, with everything fetched and verified."""
+    sources: dict[str, dict[str, str]] = {}
+
+    def fetch(part: str, url: str | None, sha256: str | None) -> Fetched | None:
+        if url is None:
+            return None
+        fetched = site.fetch(url, origin=Origin.TYPED, sha256=sha256)
+        sources[part] = {"url": fetched.url, "sha256": fetched.sha256}
+        return fetched
+
+    manifest_file = fetch("mlcube", files.mlcube, files.mlcube_hash)
+    if manifest_file is None:
+        raise UsageError("A container needs a manifest.", hint="Give --mlcube-file.")
+    manifest = load_manifest(manifest_file.path, name=manifest_file.url)
+    packager = packager_for(site, manifest)
+    spec = packager.read(attrs.evolve(manifest, base=None))
+
+    project_url = files.project
+    if project_url is None and any(task.process_command for task in spec.tasks.values()):
+        project_url = sibling(manifest_file.url, PROJECT_FILE)
+    project = fetch("project", project_url, files.project_hash)
+    project_tree = site.cache.tree(project.sha256) if project else None
+    if project_tree:
+        spec = packager.read(attrs.evolve(manifest, base=None, project=project_tree))
+
+    parameters_file = fetch("parameters", files.parameters, files.parameters_hash)
+    parameters = _parameters(parameters_file)
+    additional = fetch("additional", files.additional, files.additional_hash)
+    if additional:
+        site.cache.tree(additional.sha256)  # an archive that cannot be unpacked safely is found now, not at a hospital
+    image_file = fetch("image", files.image, files.image_hash)
+
+    problems = _problems(spec, parameters_file, additional)
+    if problems:
+        raise InvalidEntityError(f"The container {name!r} cannot be submitted:", problems=problems)
+    images = image_identities(site, spec, project_tree, image_file)
+    return Container(
+        name=name,
+        container_config=manifest.data,
+        parameters_config=parameters,
+        image_hash=images[0].digest,
+        additional_files_tarball_url=additional.url if additional else "",
+        additional_files_tarball_hash=additional.sha256 if additional else "",
+        state=State.DEVELOPMENT if development else State.OPERATION,
+        metadata={"sources": sources, "images": [str(image) for image in images]},
+    )
+
+
+def sibling(url: str, name: str) -> str:
+    """The address of the file ``name`` beside the file at ``url``; a query of the URL is not carried over."""
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rpartition("/")[0] + "/" + name, "", ""))
+
+
+def _parameters(fetched: Fetched | None) -> dict[str, Any] | None:
+    if fetched is None:
+        return None
+    data = load_yaml(fetched.path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InvalidEntityError(f"The parameters file {fetched.url} must hold a map.")
+    return data
+
+
+def _problems(spec: ContainerSpec, parameters: Fetched | None, additional: Fetched | None) -> list[str]:
+    role = role_of(frozenset(spec.tasks))
+    problems = check_role(spec, role) if role else [f"its tasks ({', '.join(spec.tasks) or 'none'}) fit no role"]
+    offers = {volume.offer for task in spec.tasks.values() for volume in task.volumes}
+    if "parameters_file" in offers and parameters is None:
+        problems.append("its tasks read a parameters file: give --parameters-file")
+    if "additional_files" in offers and additional is None:
+        problems.append("its tasks read additional files: give --additional-file")
+    return problems
+
+
+def image_identities(
+    site: Site, spec: ContainerSpec, project: Path | None, image_file: Fetched | None
+) -> tuple[ImageIdentity, ...]:
+    """Every identity of the container's image that can be verified here; what other sites will compare.
+
+    Raises:
+        InvalidEntityError: none can be had, so that nobody could verify the image.
+    """
+    found: list[ImageIdentity] = []
+    if project is not None:
+        found.append(ImageIdentity(IdentityKind.SOURCE, source_digest(project)))
+    if image_file is not None:
+        kind = SourceKind.SIF if spec.carried.get("image_kind") == "sif" else SourceKind.ARCHIVE
+        source = ImageSource(kind, str(image_file.path))
+        found.append(ImageIdentity(IdentityKind(kind.value), f"sha256:{image_file.sha256}"))
+        if site.runner.supports(source):
+            found += site.runner.prepare(source).identities
+    # the manifest's order decides: a project that an engine can build stands for the image unless the manifest
+    # puts its registry first (build_strategy: pull)
+    for source in spec.sources:
+        if source.kind is SourceKind.TREE and source.dockerfile:
+            break
+        if source.kind is SourceKind.REGISTRY and site.runner.supports(source):
+            found += site.runner.prepare(source).identities
+            break
+    unique = tuple(dict.fromkeys(found))
+    if not unique:
+        raise InvalidEntityError(
+            "No identity of the container's image could be found, so no site could verify it.",
+            hint="Give --image-file or --project-file, or --platform docker where the image is in a registry.",
+        )
+    return unique

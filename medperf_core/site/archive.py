@@ -1,0 +1,303 @@
+"""Packs folders into archives that are the same bytes everywhere, and unpacks archives that nobody trusts yet."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import stat
+import tarfile
+import unicodedata
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import attrs
+
+from medperf_core.errors import InvalidEntityError, TransferError
+from medperf_core.plugin.digest import TreeEntry, leads_out, tree_entries
+from medperf_core.site.atomic import new_folder, write_atomically
+from medperf_core.site.tarstream import CHUNK, BadArchive, Member, TarStream, UnpackLimits
+
+LEVEL = 6
+"""zlib level of every archive. Together with the fixed headers it makes the same zlib give the same bytes."""
+
+NAME_BYTES = 255
+PATH_BYTES = 1024
+DEPTH = 64
+SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
+_DEFAULT_LIMITS = UnpackLimits()
+
+
+@attrs.frozen
+class PackedTar:
+    """An archive that was packed.
+
+    Attributes:
+        sha256: hexadecimal hash of the archive file; what a server registers.
+        tar_sha256: hexadecimal hash of the tar inside. Two builds of zlib may compress the same tar to different
+            bytes; this hash is the same for both, so it tells whether two archives hold the same.
+        size: bytes of the archive file.
+    """
+
+    sha256: str
+    tar_sha256: str
+    size: int
+
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+class _Hashing:
+    """Passes bytes on to a stream and hashes them."""
+
+    def __init__(self, stream: _Writable) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        self._stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back here; gzip asks for it."""
+
+
+def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -> PackedTar:
+    """Pack the files and links below ``root`` into a gzip-compressed tar.
+
+    Paths, contents, executable bits and link targets decide the bytes; times, owners, other permissions, the order on
+    disk and empty folders do not.
+
+    Args:
+        target: the archive, usually ``*.tar.gz``; replaced in one step, mode 0644.
+        ignored: names to leave out, such as ``digest.IGNORED_IN_SOURCES``.
+
+    Raises:
+        InvalidEntityError: the tree holds what cannot be packed (see ``tree_entries``), or changed meanwhile.
+        TransferError: the archive cannot be written.
+    """
+    entries = tree_entries(root, ignored)
+    packed: list[PackedTar] = []
+
+    def write(stream: BinaryIO) -> None:
+        outer = _Hashing(stream)
+        # gzip's own header has a name and a time unless both are said to be nothing.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=outer, mtime=0) as compressed:
+            inner = _Hashing(compressed)
+            for entry in entries:
+                _add(inner, entry)
+            inner.write(bytes(2 * tarfile.BLOCKSIZE))
+        packed.append(PackedTar(outer.digest.hexdigest(), inner.digest.hexdigest(), outer.size))
+
+    try:
+        write_atomically(target, write, mode=0o644)
+    except OSError as error:
+        raise TransferError(
+            f"The archive {target} cannot be written: {error.strerror or error}.",
+            hint="Check the folder and its free space; nothing was kept.",
+        ) from error
+    return packed[0]
+
+
+def _add(tar: _Hashing, entry: TreeEntry) -> None:
+    info = tarfile.TarInfo(entry.path)
+    if entry.link is not None:
+        info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
+        tar.write(_header(info))
+        return
+    info.size, info.mode = entry.size, 0o755 if entry.executable else 0o644
+    with _opened(entry) as content:
+        tar.write(_header(info))
+        left = entry.size
+        while data := _read(entry, content):
+            left -= len(data)
+            if left < 0:
+                raise _changed(entry)
+            tar.write(data)
+    if left:
+        raise _changed(entry)
+    tar.write(bytes(-entry.size % tarfile.BLOCKSIZE))
+
+
+def _header(info: tarfile.TarInfo) -> bytes:
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def _opened(entry: TreeEntry) -> BinaryIO:
+    try:
+        descriptor = os.open(entry.absolute, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(entry, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _changed(entry)
+    return os.fdopen(descriptor, "rb")
+
+
+def _read(entry: TreeEntry, content: BinaryIO) -> bytes:
+    try:
+        return content.read(CHUNK)
+    except OSError as error:
+        raise _unreadable(entry, error) from error
+
+
+def _unreadable(entry: TreeEntry, error: OSError) -> InvalidEntityError:
+    return InvalidEntityError(
+        f"{entry.absolute} cannot be packed: {error.strerror}.", hint="Check that you may read it."
+    )
+
+
+def _changed(entry: TreeEntry) -> InvalidEntityError:
+    return InvalidEntityError(
+        f"{entry.absolute} changed while it was packed.", hint="Run it again when nothing writes to the folder."
+    )
+
+
+def unpack(archive: Path, target: Path, limits: UnpackLimits = _DEFAULT_LIMITS) -> None:
+    """Unpack a tar, compressed or not, that comes from anywhere, into a new folder.
+
+    Files get mode 0644 or 0755, folders 0755; owners and times are not restored. Metadata of macOS (``._*`` and
+    ``__MACOSX``) is left out. Symbolic and hard links may lead to other entries of the same archive only.
+
+    Args:
+        target: appears when all went well, and does not exist before.
+
+    Raises:
+        InvalidEntityError: the archive is damaged, holds an entry that is not a plain file, folder or inner link, or
+            goes past a limit; names the archive and the entry. Nothing is kept.
+        TransferError: the archive cannot be opened or the folder cannot be written.
+        FileExistsError: ``target`` exists.
+    """
+    try:
+        with new_folder(target) as folder:
+            try:
+                _Unpacking(folder, limits).run(archive)
+            except BadArchive as error:
+                raise InvalidEntityError(
+                    f"The archive {archive} was refused: it {error}.",
+                    hint="Nothing of it was kept. Ask whoever made it for a clean one.",
+                ) from error
+            folder.chmod(0o755)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise TransferError(
+            f"The archive {archive} cannot be unpacked to {target}: {error.strerror or error}.",
+            hint="Check that it can be read, and the free space; nothing was kept.",
+        ) from error
+
+
+class _Unpacking:
+    """One run of ``unpack``: what was made so far, by path."""
+
+    def __init__(self, folder: Path, limits: UnpackLimits) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._kinds: dict[str, str] = {}
+        self._links: dict[str, str] = {}
+        self._count = 0
+
+    def run(self, archive: Path) -> None:
+        with TarStream(archive, self._limits) as stream:
+            for member in stream.members():
+                self._count += 1
+                if self._count > self._limits.entries:
+                    raise BadArchive(f"has more than {self._limits.entries} entries; {member.name!r} is one too many")
+                parts = _checked_parts(member.name)
+                if parts and not any(part.startswith("._") or part == "__MACOSX" for part in parts):
+                    self._take(member, "/".join(parts), stream)
+        self._make_links()
+
+    def _take(self, member: Member, path: str, stream: TarStream) -> None:
+        self._make_parents(path)
+        if member.kind == tarfile.DIRTYPE:
+            self._make_folder(path)
+            return
+        if path in self._kinds:
+            raise BadArchive(f"holds {path!r} twice")
+        if member.kind == tarfile.REGTYPE:
+            if member.mode & SPECIAL_BITS:
+                raise BadArchive(f"holds {path!r} with the setuid or setgid bit")
+            self._write(path, member, stream)
+            self._kinds[path] = "file"
+        elif member.kind == tarfile.LNKTYPE:
+            self._link_to_file(path, member.link)
+            self._kinds[path] = "file"
+        elif member.kind == tarfile.SYMTYPE:
+            _check_text(member.link, f"the target of the link {path!r}")
+            if leads_out(path, member.link):
+                raise BadArchive(f"holds the link {path!r} to {member.link!r}, which is outside of it")
+            self._links[path] = member.link
+            self._kinds[path] = "link"
+        else:
+            raise BadArchive(f"holds {path!r}, which is a device, a pipe or of an unknown kind")
+
+    def _make_parents(self, path: str) -> None:
+        parent = path.rpartition("/")[0]
+        if parent and self._kinds.get(parent) != "folder":
+            self._make_parents(parent)
+            self._make_folder(parent)
+
+    def _make_folder(self, path: str) -> None:
+        kind = self._kinds.get(path)
+        if kind is None:
+            made = self._folder / path
+            made.mkdir()
+            made.chmod(0o755)
+            self._kinds[path] = "folder"
+        elif kind != "folder":
+            raise BadArchive(f"holds {path!r} as a {kind} and as a folder")
+
+    def _write(self, path: str, member: Member, stream: TarStream) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(self._folder / path, flags, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o755 if member.mode & 0o111 else 0o644)
+            while data := stream.read(CHUNK):
+                file.write(data)
+
+    def _link_to_file(self, path: str, target: str) -> None:
+        inside = "/".join(_checked_parts(target))
+        if self._kinds.get(inside) != "file":
+            raise BadArchive(f"holds {path!r} as a hard link to {target!r}, which is no earlier file of it")
+        os.link(self._folder / inside, self._folder / path)
+
+    def _make_links(self) -> None:
+        # Last of all, so that nothing can have been written through a link.
+        for path, target in self._links.items():
+            (self._folder / path).symlink_to(target)
+        # A link through another link can lead out although each by itself looks harmless.
+        root = os.path.realpath(self._folder)
+        for path, target in self._links.items():
+            reached = os.path.realpath(self._folder / path)
+            if reached != root and not reached.startswith(root + os.sep):
+                raise BadArchive(f"holds the link {path!r} to {target!r}, which is outside of it")
+
+
+def _checked_parts(name: str) -> list[str]:
+    """The parts of an entry's path; [] for the archive's own root."""
+    _check_text(name, repr(name))
+    if name.startswith("/"):
+        raise BadArchive(f"holds {name!r}, which is an absolute path")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise BadArchive(f"holds {name!r}, which leads out of it")
+    if "\\" in name:
+        raise BadArchive(f"holds {name!r}, which has a backslash in its name")
+    if len(parts) > DEPTH or any(len(part.encode()) > NAME_BYTES for part in parts):
+        raise BadArchive(f"holds {name[:80]!r}..., which is nested too deep or named too long")
+    return parts
+
+
+def _check_text(text: str, what: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise BadArchive(f"holds {what}, which is not valid UTF-8") from None
+    if not text or any(unicodedata.category(char) == "Cc" for char in text):
+        raise BadArchive(f"holds {what[:200]}, which is empty or has control characters")
+    if size > PATH_BYTES:
+        raise BadArchive(f"holds {what[:80]}..., which is longer than {PATH_BYTES} bytes")

@@ -1,0 +1,315 @@
+"""The content-addressed cache: files and unpacked archives, each found by a SHA-256 and trusted only while unchanged.
+
+Layout below the root (mode 0700)::
+
+    files/ab/ab12...        a file, mode 0444
+    files/ab/ab12....json   what it looked like when its hash was last computed
+    trees/ab/ab12...        the archive of that hash, unpacked
+    trees/ab/ab12....json   the same for the tree, with its tree_digest
+    locks/ab12....lock      held while an entry is changed; processes share the cache safely
+    temp/                   files that are on their way in
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+from filelock import FileLock
+
+from medperf_core.entities.checks import SHA256_HEX
+from medperf_core.errors import InvalidEntityError, NotFoundError
+from medperf_core.plugin.digest import file_digest, tree_digest
+from medperf_core.site.archive import unpack
+from medperf_core.site.atomic import write_atomically
+from medperf_core.site.tarstream import UnpackLimits
+
+LEFTOVER_SECONDS = 24 * 3600
+_DEFAULT_LIMITS = UnpackLimits()
+
+
+class Kind(StrEnum):
+    """What an entry is."""
+
+    FILE = "file"
+    TREE = "tree"
+
+
+@attrs.frozen
+class CacheEntry:
+    """An entry as ``medperf cache`` lists it.
+
+    Attributes:
+        sha256: hexadecimal; for a tree, of the archive that it was unpacked from.
+        size: bytes, of all files together for a tree.
+        used: seconds since the epoch when it was last asked for, or came in.
+    """
+
+    sha256: str
+    kind: Kind
+    path: Path
+    size: int
+    used: float
+
+
+class Cache:
+    """All paths that it returns are read-only by agreement: what is changed there is fetched or unpacked again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in (root, *(root / name for name in ("files", "trees", "locks", "temp"))):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.chmod(0o700)
+
+    def temporary(self) -> Path:
+        """A new name for a file on its way in, for ``add``. Whoever asks removes it if it comes to nothing."""
+        return self.root / "temp" / secrets.token_hex(16)
+
+    def file(self, sha256: str) -> Path | None:
+        """The file of that hash; None if there is none, or if it is not what it was and so was dropped."""
+        path = self._path(Kind.FILE, sha256)
+        looks = _looks_of_file(path)
+        if looks is not None and _recorded(path) == looks:
+            _note_use(path)
+            return path
+        with self._lock(sha256):
+            return path if self._checked_file(path, sha256) else None
+
+    def add(self, sha256: str, temporary: Path) -> Path:
+        """Take in a file whose SHA-256 was computed while it was written.
+
+        Args:
+            temporary: the file, at a name that ``temporary()`` gave; it is moved.
+        """
+        path = self._path(Kind.FILE, sha256)
+        with self._lock(sha256):
+            if self._checked_file(path, sha256):
+                temporary.unlink()
+            else:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                temporary.chmod(0o444)
+                temporary.rename(path)
+                _record(path, _looks_of_file(path))
+        return path
+
+    def tree(self, sha256: str, limits: UnpackLimits = _DEFAULT_LIMITS) -> Path:
+        """The archive of that hash, unpacked.
+
+        A tree that looks different from when it was unpacked is hashed again and, if it differs, unpacked again.
+
+        Raises:
+            NotFoundError: neither the tree nor the archive is here; fetch the archive first.
+            InvalidEntityError: the archive is damaged or hostile (see ``archive.unpack``).
+            TransferError: there is no room.
+        """
+        path = self._path(Kind.TREE, sha256)
+        if _is_unchanged_tree(path):
+            _note_use(path)
+            return path
+        with self._lock(sha256):
+            if self._checked_tree(path):
+                return path
+            archive = self._path(Kind.FILE, sha256)
+            if not self._checked_file(archive, sha256):
+                raise NotFoundError(f"The cache has no archive with the SHA-256 {sha256}.", hint="Fetch it first.")
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            for leftover in path.parent.glob(f".{sha256[:16]}*"):
+                self._discard(leftover)
+            unpack(archive, path, limits)
+            _record(path, _looks_of_tree(path), tree_digest(path))
+            return path
+
+    def entries(self) -> list[CacheEntry]:
+        """All entries, the longest unused first."""
+        found = []
+        for kind, path in self._paths():
+            try:
+                used = _record_path(path).stat().st_mtime
+            except OSError:
+                used = 0.0
+            found.append(CacheEntry(path.name, kind, path, _size(path), used))
+        return sorted(found, key=lambda entry: (entry.used, entry.sha256, entry.kind))
+
+    def size(self) -> int:
+        """Bytes of all files in the cache."""
+        return sum(_size(path) for _, path in self._paths())
+
+    def remove(self, sha256: str) -> int:
+        """Remove the file and the tree of that hash; returns the bytes that they had."""
+        freed = 0
+        with self._lock(sha256):
+            for kind in Kind:
+                path = self._path(kind, sha256)
+                freed += _size(path)
+                self._drop(path)
+        return freed
+
+    def verify(self) -> list[CacheEntry]:
+        """Hash everything again, whatever it looks like; drops and returns what is not what it was."""
+        dropped = []
+        for entry in self.entries():
+            with self._lock(entry.sha256):
+                if entry.kind is Kind.FILE:
+                    good = self._checked_file(entry.path, entry.sha256, anew=True)
+                else:
+                    good = self._checked_tree(entry.path, anew=True)
+            if not good:
+                dropped.append(entry)
+        return dropped
+
+    def remove_leftovers(self, older_than: float = LEFTOVER_SECONDS) -> None:
+        """Remove what crashed processes left on its way in and nobody wrote to for that many seconds."""
+        for path in (self.root / "temp").iterdir():
+            try:
+                if time.time() - path.lstat().st_mtime > older_than:
+                    self._discard(path)
+            except OSError:
+                pass  # another process was faster
+
+    def _path(self, kind: Kind, sha256: str) -> Path:
+        if not SHA256_HEX.fullmatch(sha256):
+            raise InvalidEntityError(f"{sha256!r} is not a SHA-256.", hint="It has 64 digits 0-9 and a-f.")
+        return self.root / f"{kind}s" / sha256[:2] / sha256
+
+    def _paths(self) -> Iterator[tuple[Kind, Path]]:
+        for kind in Kind:
+            for folder in sorted((self.root / f"{kind}s").iterdir()):
+                for path in sorted(folder.iterdir()):
+                    if SHA256_HEX.fullmatch(path.name):
+                        yield kind, path
+
+    def _lock(self, sha256: str) -> AbstractContextManager[object]:
+        self._path(Kind.FILE, sha256)
+        return FileLock(self.root / "locks" / f"{sha256}.lock", mode=0o600)
+
+    def _checked_file(self, path: Path, sha256: str, *, anew: bool = False) -> bool:
+        looks = _looks_of_file(path)
+        if looks is not None and not anew and _recorded(path) == looks:
+            return True
+        try:
+            if looks is not None and file_digest(path) == sha256 and _looks_of_file(path) == looks:
+                _record(path, looks)
+                return True
+        except OSError:
+            pass  # a file that cannot be read is as good as none
+        self._drop(path)
+        return False
+
+    def _checked_tree(self, path: Path, *, anew: bool = False) -> bool:
+        if not anew and _is_unchanged_tree(path):
+            return True
+        expected = _record_of(path).get("tree_digest")
+        if expected and path.is_dir() and not path.is_symlink():
+            looks = _looks_of_tree(path)
+            try:
+                if tree_digest(path) == expected:
+                    _record(path, looks, expected)
+                    return True
+            except (InvalidEntityError, OSError):
+                pass  # something that no archive can have brought; it goes
+        self._drop(path)
+        return False
+
+    def _drop(self, path: Path) -> None:
+        _record_path(path).unlink(missing_ok=True)
+        if os.path.lexists(path):
+            self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        """Takes its name away in one step, then removes it."""
+        aside = self.temporary()
+        path.rename(aside)
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _record(path: Path, looks: str | None, digest: str = "") -> None:
+    content = json.dumps({"looks": looks, "tree_digest": digest} if digest else {"looks": looks})
+    write_atomically(_record_path(path), content)
+
+
+def _note_use(path: Path) -> None:
+    try:
+        os.utime(_record_path(path))
+    except OSError:
+        pass  # removed meanwhile, or a cache that only others may write to
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(_record_path(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _recorded(path: Path) -> str | None:
+    looks = _record_of(path).get("looks")
+    return looks if isinstance(looks, str) else None
+
+
+def _is_unchanged_tree(path: Path) -> bool:
+    recorded = _recorded(path)
+    return recorded is not None and recorded == _looks_of_tree(path)
+
+
+def _looks(path: str | Path) -> str:
+    # The change time cannot be set back by whoever changes the content and then the other times.
+    status = os.lstat(path)
+    return f"{status.st_mode:o} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _looks_of_file(path: Path) -> str | None:
+    try:
+        return _looks(path) if path.is_file() and not path.is_symlink() else None
+    except OSError:
+        return None
+
+
+def _looks_of_tree(path: Path) -> str | None:
+    """A hash over what all files and folders of a tree look like; None if it is not there."""
+    if not path.is_dir() or path.is_symlink():
+        return None
+    digest = hashlib.sha256()
+    try:
+        for folder, names, files in os.walk(path, onerror=_raise):
+            names.sort()
+            digest.update(f"{folder[len(str(path)) :]} {_looks(folder)}\0".encode("utf-8", "surrogateescape"))
+            for name in sorted([*files, *(name for name in names if Path(folder, name).is_symlink())]):
+                looks = _looks(f"{folder}/{name}")
+                digest.update(f"{name} {looks}\0".encode("utf-8", "surrogateescape"))
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _size(path: Path) -> int:
+    total = 0
+    try:
+        if not path.is_dir():
+            return path.lstat().st_size
+        for folder, _, files in os.walk(path):
+            total += sum(os.lstat(f"{folder}/{name}").st_size for name in files)
+    except OSError:
+        pass  # removed meanwhile by another process
+    return total

@@ -1,0 +1,352 @@
+"""``Site``: what an embedding program and every journey hold. No global state, so two can live in one process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import attrs
+
+from medperf_core.errors import ConfigurationError, DeniedError
+from medperf_core.plugin.context import BackendContext, CancelToken
+from medperf_core.plugin.descriptors import (
+    Descriptor,
+    ExecutorPlugin,
+    PackagerPlugin,
+    RunnerPlugin,
+    ServerPlugin,
+    StoragePlugin,
+)
+from medperf_core.plugin.events import Event, Notice, TaskLog
+from medperf_core.plugin.manager import PluginManager
+from medperf_core.plugin.policy import Action, PolicySubject
+from medperf_core.plugin.settings import fields_of, make_settings
+from medperf_core.site.approver import Approver, DenyAll
+from medperf_core.site.credentials import CredentialStore
+from medperf_core.site.home import Home
+from medperf_core.site.options import Effective, SiteOptions, merge
+from medperf_core.site.profiles import Profile, ProfileStore
+from medperf_core.site.redact import Redactor
+
+if TYPE_CHECKING:
+    from medperf_core.plugin.executor import Executor
+    from medperf_core.plugin.packager import Packager
+    from medperf_core.plugin.runner import Runner
+    from medperf_core.plugin.server import ServerClient
+    from medperf_core.plugin.storage import Storage
+    from medperf_core.site.audit import AuditLog
+    from medperf_core.site.cache import Cache
+    from medperf_core.site.egress import EgressGate
+    from medperf_core.site.fetch import Fetched, Fetcher, Origin
+    from medperf_core.site.outbox import Outbox
+    from medperf_core.site.records import Records
+
+logger = logging.getLogger(__name__)
+D = TypeVar("D", bound=Descriptor)
+
+
+class Site:
+    """One profile of one home folder, with its plugins, cache, records and door out.
+
+    Open it with ``Site.open`` and close it, best as a context manager::
+
+        with Site.open() as site:
+            report = run_test(site, benchmark=1, model="my_model/mlcube")
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        profiles: ProfileStore,
+        profile_name: str,
+        options: SiteOptions,
+        approver: Approver,
+        on_event: Callable[[Event], None] | None,
+        environment: Mapping[str, str],
+        plugins: PluginManager | None,
+        redact: Redactor | None,
+    ) -> None:
+        self.home = home
+        self.profiles = profiles
+        self.profile_name = profile_name
+        self.profile: Profile = profiles.get(profile_name)
+        self.environment = environment
+        self.options = options
+        self.effective: Effective = merge(self.profile, options, environment)
+        self.approver = approver
+        self.cancel = CancelToken()
+        self.redact = redact or Redactor()
+        self.credentials = CredentialStore(home, self.redact.add)
+        self._on_event = on_event
+        self._plugins = plugins
+        self._closing = ExitStack()
+
+    @classmethod
+    def open(
+        cls,
+        home: Path | None = None,
+        *,
+        profile: str | None = None,
+        options: SiteOptions | None = None,
+        approver: Approver | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        environment: Mapping[str, str] | None = None,
+        plugins: PluginManager | None = None,
+        redact: Redactor | None = None,
+    ) -> Self:
+        """Open a site.
+
+        Args:
+            home: its folder; None for ``MEDPERF_HOME`` or ``~/.medperf``. Made when it is not there.
+            profile: a profile's name; None for ``MEDPERF_PROFILE`` or the active one.
+            options: what overrides the profile.
+            approver: is asked before anything leaves the site; None denies everything.
+            on_event: is told what happens.
+            environment: variables; None for those of the process.
+            plugins: None for the installed ones.
+            redact: learns the site's secrets, for a log that is kept of it; None for one of its own.
+
+        Raises:
+            ConfigurationError: the home folder or the profile cannot be used.
+        """
+        variables = os.environ if environment is None else environment
+        opened = Home.open(home)
+        profiles = ProfileStore(opened)
+        name = profile or variables.get("MEDPERF_PROFILE") or profiles.active_name
+        return cls(
+            opened,
+            profiles,
+            name,
+            options or SiteOptions(),
+            approver or DenyAll(),
+            on_event,
+            variables,
+            plugins,
+            redact,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary folder of this site; open it anew to go on."""
+        self._closing.close()
+        self.__dict__.pop("temp", None)
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Tell the log, the listener and the observers of plugins; a failure of theirs goes no further."""
+        if not isinstance(event, TaskLog):
+            logger.info("%s", event)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.warning("the listener failed", exc_info=True)
+        self.plugins.notify(event)
+
+    def notice(self, message: str, level: str = "info") -> None:
+        """Tell the person at the site something in a sentence."""
+        self.emit(Notice(message, level))
+
+    # --- plugins and backends -------------------------------------------------------------------------------------
+
+    @property
+    def plugins(self) -> PluginManager:
+        """The plugins, discovered when first needed."""
+        if self._plugins is None:
+            self._plugins = PluginManager.discover(self.profile.blocked_plugins, self.environment)
+        return self._plugins
+
+    def settings(self, descriptor: Descriptor) -> Any:
+        """The settings in force for a backend."""
+        settings: Any = make_settings(
+            descriptor.name,
+            descriptor.settings,
+            options=self.options.settings.get(descriptor.name, {}),
+            environment=self.environment,
+            profile=self.profile.backends.get(descriptor.name, {}),
+        )
+        for field in fields_of(descriptor.name, descriptor.settings):
+            if field.secret and getattr(settings, field.name):
+                self.redact.add(str(getattr(settings, field.name)))
+        return settings
+
+    @cached_property
+    def temp(self) -> Path:
+        """A folder for the work in hand, removed by ``close`` or, after a crash, by the next command."""
+        return self._closing.enter_context(self.home.work_dir("site"))
+
+    @property
+    def context(self) -> BackendContext:
+        """What a backend may know of this site."""
+        return BackendContext(
+            cache_dir=self.home.cache_dir,
+            temp_dir=self.temp,
+            offline=self.effective.offline,
+            proxies=self.profile.proxies,
+            ca_bundle=Path(self.profile.ca_bundle) if self.profile.ca_bundle else None,
+            waivers=frozenset(waiver.name for waiver in self.effective.waivers if waiver.image is None),
+            credentials=self.credentials.get,
+            emit=self.emit,
+            cancel=self.cancel,
+        )
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The runner of ``--platform`` or the profile."""
+        descriptor = self.plugins.get(RunnerPlugin, self.effective.platform)
+        return descriptor.make(self.settings(descriptor), self.context)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """The executor of ``--executor`` or the profile."""
+        from medperf_core.plugin.worker import run_job
+
+        descriptor = self.plugins.get(ExecutorPlugin, self.effective.executor)
+        context = self.context
+        return descriptor.make(
+            self.settings(descriptor),
+            context,
+            lambda job, emit: run_job(job, self.plugins, attrs.evolve(context, emit=emit)),
+        )
+
+    @cached_property
+    def packagers(self) -> tuple[Packager, ...]:
+        """All packagers, in the order of their names."""
+        return tuple(item.make(self.settings(item)) for item in self.plugins.all(PackagerPlugin))
+
+    def storage(self, scheme: str) -> Storage:
+        """The store that serves a URL scheme."""
+        descriptor = self.plugins.for_scheme(StoragePlugin, scheme)
+        return descriptor.make(self.settings(descriptor), self.context)
+
+    # --- the server -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def server(self) -> ServerClient:
+        """The client of the profile's server.
+
+        Raises:
+            ConfigurationError: the profile names no server.
+            PluginError: nobody serves this kind of address.
+        """
+        address = self.profile.server
+        if not address:
+            raise ConfigurationError(
+                f"The profile {self.profile_name!r} names no server.",
+                hint="Set one with: medperf profile set --server embedded:PATH, or start with: medperf tutorial start "
+                "model",
+            )
+        descriptor = self.plugins.for_scheme(ServerPlugin, address.partition(":")[0])
+        # credentials are kept per profile, so that two profiles may be two users of one server
+        context = attrs.evolve(self.context, credentials=lambda name: self.credentials.get(self.login_name(name)))
+        return descriptor.make(address, self.settings(descriptor), context)
+
+    def login_name(self, server: str) -> str:
+        """The name under which this profile's credentials for a server are stored."""
+        return f"{self.profile_name} {server}"
+
+    @cached_property
+    def gate(self) -> EgressGate:
+        """The one door out."""
+        from medperf_core.site.egress import EgressGate
+
+        return EgressGate(
+            server=self.server,
+            approver=self.approver,
+            policies=self.permit,
+            audit=self.audit,
+            outbox=self.outbox,
+            user=self.server.me().username,
+            redact=self.redact,
+        )
+
+    # --- what lies here -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The content-addressed store of fetched files."""
+        from medperf_core.site.cache import Cache
+
+        return Cache(self.home.cache_dir / "files")
+
+    @cached_property
+    def records(self) -> Records:
+        """The local records, such as test reports."""
+        from medperf_core.site.records import Records
+
+        return Records(self.home)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The hash-chained log of everything that left this site."""
+        from medperf_core.site.audit import AuditLog
+
+        return AuditLog(self.home.audit_dir)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What was sent and not yet acknowledged."""
+        from medperf_core.site.outbox import Outbox
+
+        return Outbox(self.home)
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        from medperf_core.site.fetch import Fetcher
+
+        return Fetcher(self.cache, self.storage, self.context)
+
+    def fetch(self, url: str, *, origin: Origin, sha256: str | None = None) -> Fetched:
+        """Fetch a file, or take it from the cache, verified; see ``medperf_core.site.fetch``."""
+        return self._fetcher.fetch(url, origin=origin, sha256=sha256)
+
+    @property
+    def server_origin(self) -> Origin:
+        """How far addresses in this server's replies are trusted."""
+        from medperf_core.site.fetch import Origin
+
+        return Origin.EMBEDDED if self.server.trusted_addresses else Origin.REMOTE
+
+    # --- policy ---------------------------------------------------------------------------------------------------
+
+    def permit(self, action: Action, subject: PolicySubject) -> None:
+        """Let an action pass the profile's own policy and every plugin's.
+
+        Raises:
+            DeniedError: one of them says no, fails, or is required and missing.
+        """
+        self.plugins.require(self.profile.required_plugins)
+        rules = self.profile.policy
+        _check_rule("owner", rules.owners, [subject.owner] if subject.owner else [], subject)
+        _check_rule("benchmark", rules.benchmarks, [subject.benchmark] if subject.benchmark else [], subject)
+        if action is Action.RUN:
+            _check_rule("image", rules.images, subject.images, subject, demanded=True)
+        self.plugins.decide(action, subject)
+
+
+def _check_rule(
+    name: str, allowed: Iterable[Any] | None, found: Iterable[Any], subject: PolicySubject, *, demanded: bool = False
+) -> None:
+    if allowed is None:
+        return
+    words, have = set(map(str, allowed)), list(map(str, found))
+    if (have or demanded) and not words & set(have):
+        raise DeniedError(
+            f"This profile's policy does not allow {subject.what}: "
+            f"{name} {', '.join(have) or 'unknown'} is not listed.",
+            hint="The site's list is under policy in: medperf profile view",
+        )

@@ -1,0 +1,127 @@
+"""What the daemon says of itself, and what it can therefore guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from medperf_core.entities.image import IdentityKind
+from medperf_core.errors import ExecutionError
+from medperf_core.plugin import Capabilities, Enforcement, Guarantee, Limit
+from medperf_docker.connect import Connection, one_line
+
+
+@attrs.frozen
+class Daemon:
+    """A daemon as it was found.
+
+    Attributes:
+        engine: name and version.
+        id: its own identification, for records of what was built there.
+        podman: whether it is Podman behind Docker's interface.
+        rootless: whether it runs as an unprivileged user.
+        remapped: whether it maps the users of containers to others (``userns-remap``).
+        seccomp: whether it filters the system calls of containers.
+        limits: the limits that it can hold.
+        cpus: CPUs of its machine.
+        gpu_driver: "nvidia" or "cdi"; None if it cannot hand out GPUs.
+        cdi_gpus: names of the GPUs for the driver "cdi".
+        id_kind: what an image ID is the digest of; MANIFEST in containerd's image store.
+        architecture: of its machine, such as ``amd64``.
+        storage: storage driver.
+        root: folder of its image store on its machine.
+        api: version of its interface.
+    """
+
+    engine: str
+    id: str
+    podman: bool
+    rootless: bool
+    remapped: bool
+    seccomp: bool
+    limits: frozenset[Limit]
+    cpus: int
+    gpu_driver: str | None
+    cdi_gpus: tuple[str, ...]
+    id_kind: IdentityKind
+    architecture: str
+    storage: str
+    root: str
+    api: tuple[int, ...]
+
+
+def probe(connection: Connection) -> Daemon:
+    """Ask the daemon.
+
+    Raises:
+        ExecutionError: it cannot be reached, or it runs another kind of containers.
+    """
+    with connection.client("tell about itself") as client:
+        info, version = client.info(), client.version()
+    return read(info, version)
+
+
+def read(info: Mapping[str, Any], version: Mapping[str, Any]) -> Daemon:
+    """The daemon that these answers of it describe."""
+    if str(info.get("OSType", "linux")) != "linux":
+        raise ExecutionError(
+            f"This Docker daemon runs {info.get('OSType')} containers; tasks need Linux containers.",
+            hint="Switch it to Linux containers.",
+        )
+    podman = any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ())
+    options = [str(option) for option in info.get("SecurityOptions") or ()]
+    limits = {Limit.TIME}
+    for limit, key in ((Limit.MEMORY, "MemoryLimit"), (Limit.PROCESSES, "PidsLimit"), (Limit.CPU, "CpuCfsQuota")):
+        if info.get(key):
+            limits.add(limit)
+    devices = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()]
+    cdi = tuple(sorted(name for name in devices if "/gpu=" in name and not name.endswith("=all")))
+    nvidia = "nvidia" in (info.get("Runtimes") or {})
+    store = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)
+    containerd = str(store.get("driver-type", "")).startswith("io.containerd.snapshotter")
+    return Daemon(
+        engine=one_line(f"{'podman' if podman else 'docker'} {version.get('Version', '?')}", 100),
+        id=str(info.get("ID") or ""),
+        podman=podman,
+        rootless="name=rootless" in options,
+        remapped="name=userns" in options,
+        seccomp=any(option.startswith("name=seccomp") and "unconfined" not in option for option in options),
+        limits=frozenset(limits),
+        cpus=int(info.get("NCPU") or 0),
+        gpu_driver="nvidia" if nvidia else ("cdi" if cdi else None),
+        cdi_gpus=cdi,
+        id_kind=IdentityKind.MANIFEST if containerd else IdentityKind.CONFIG,
+        architecture=str(version.get("Arch") or ""),
+        storage=one_line(str(info.get("Driver") or "?"), 100),
+        root=str(info.get("DockerRootDir") or ""),
+        api=tuple(int(part) for part in str(version.get("ApiVersion", "0")).split(".") if part.isdigit()),
+    )
+
+
+def capabilities(daemon: Daemon, address: str, *, root_inside: bool) -> Capabilities:
+    """What tasks are promised on this daemon.
+
+    Args:
+        address: where it is.
+        root_inside: whether tasks would run as the host's root.
+    """
+    guarantees = {Guarantee.NETWORK, Guarantee.MOUNTS, Guarantee.READ_ONLY_INPUTS}
+    notes = []
+    if daemon.seccomp and not root_inside:
+        guarantees.add(Guarantee.PRIVILEGES)
+    if not daemon.seccomp:
+        notes.append("The daemon does not filter system calls (seccomp is off or unconfined).")
+    if root_inside:
+        notes.append("run_as names root: tasks would run as root of this machine.")
+    if daemon.rootless:
+        notes.append("The daemon is rootless: tasks run as its user.")
+    held = {limit: Enforcement.ENGINE if limit in daemon.limits else Enforcement.NONE for limit in Limit}
+    held[Limit.TIME] = Enforcement.POLLED
+    missing = [limit.value for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU) if limit not in daemon.limits]
+    if missing:
+        notes.append(f"The daemon cannot limit {', '.join(missing)}: its control groups are not set up for it.")
+    if address.startswith(("tcp:", "ssh:", "http:", "https:")):
+        notes.append(f"The daemon is at {address}: folders must have the same paths on its machine.")
+    return Capabilities(daemon.engine, frozenset(guarantees), held, daemon.gpu_driver is not None, tuple(notes))

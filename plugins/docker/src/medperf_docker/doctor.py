@@ -1,0 +1,90 @@
+"""What ``medperf doctor`` shows of Docker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from medperf_core.entities.image import IdentityKind
+from medperf_core.errors import MedperfError
+from medperf_core.plugin import Check, Health, Limit
+from medperf_docker.connect import Connection
+from medperf_docker.container import LABEL
+from medperf_docker.daemon import Daemon, probe
+
+LITTLE_ROOM = 20 << 30
+"""Bytes; images of this field are often larger than half of it."""
+
+
+def checks(connection: Connection) -> Iterator[Check]:
+    """The daemon from its address to what tasks left behind."""
+    try:
+        daemon = probe(connection)
+        address = connection.endpoint.address
+    except MedperfError as error:
+        yield Check("docker daemon", Health.FAILED, error.message, error.hint or "")
+        return
+    yield Check("docker daemon", Health.OK, f"{daemon.engine} at {address}")
+    yield _privileges(daemon)
+    yield _limits(daemon)
+    yield Check("docker gpus", Health.OK, f"by {daemon.gpu_driver}" if daemon.gpu_driver else "none to hand out")
+    yield from _store(daemon, address)
+    yield from _left_over(connection)
+
+
+def _privileges(daemon: Daemon) -> Check:
+    words = "rootless" if daemon.rootless else "runs as root"
+    if daemon.seccomp:
+        return Check("docker isolation", Health.OK, f"{words}; system calls are filtered")
+    return Check(
+        "docker isolation",
+        Health.WARNING,
+        f"{words}; system calls are not filtered",
+        "Use Docker's default seccomp profile; without it tasks need --allow more-privileges.",
+    )
+
+
+def _limits(daemon: Daemon) -> Check:
+    missing = [limit.value for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU) if limit not in daemon.limits]
+    if not missing:
+        return Check("docker limits", Health.OK, "memory, processes and CPUs can be limited")
+    return Check(
+        "docker limits",
+        Health.WARNING,
+        f"{', '.join(missing)} cannot be limited",
+        "A rootless daemon needs control groups v2 that are delegated to its user.",
+    )
+
+
+def _store(daemon: Daemon, address: str) -> Iterator[Check]:
+    kind = "containerd image store" if daemon.id_kind is IdentityKind.MANIFEST else "classic image store"
+    yield Check("docker storage", Health.OK, f"{daemon.storage}, {kind}, {daemon.root}")
+    if not address.startswith("unix:"):
+        return
+    try:
+        free = shutil.disk_usage(Path(daemon.root)).free
+    except OSError:
+        return  # it is in a virtual machine, or closed to this user
+    room = f"{free / (1 << 30):.0f} GiB free for images"
+    if free < LITTLE_ROOM:
+        yield Check("docker room", Health.WARNING, room, "`docker system df` shows what can be removed.")
+    else:
+        yield Check("docker room", Health.OK, room)
+
+
+def _left_over(connection: Connection) -> Iterator[Check]:
+    try:
+        with connection.client("list containers") as client:
+            found = client.containers(all=True, filters={"label": f"{LABEL}=1"})
+    except MedperfError as error:
+        yield Check("docker containers", Health.WARNING, error.message)
+        return
+    if found:
+        yield Check(
+            "docker containers",
+            Health.WARNING,
+            f"{len(found)} containers of tasks are there",
+            "If no task is running: docker rm --force --volumes $(docker ps --all --quiet "
+            f"--filter label={LABEL}=1); docker volume prune --filter label={LABEL}=1",
+        )

@@ -1,0 +1,135 @@
+"""The runner."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from medperf_core.entities.image import ImageIdentity, ImageSource, SourceKind
+from medperf_core.errors import ExecutionError
+from medperf_core.plugin import (
+    BackendContext,
+    Capabilities,
+    Check,
+    Notice,
+    PreparedImage,
+    Runner,
+    TaskOutcome,
+    TaskRequest,
+)
+from medperf_core.plugin.tasklog import TaskLogWriter
+from medperf_docker import archive, build, images, registry
+from medperf_docker.account import Account, account, handed_over, unreadable
+from medperf_docker.connect import Connection
+from medperf_docker.container import Container, command_line, describe
+from medperf_docker.daemon import Daemon, capabilities, probe
+from medperf_docker.execute import execute
+
+if TYPE_CHECKING:
+    from medperf_docker.plugin import DockerSettings
+
+
+class DockerRunner(Runner):
+    """Runs tasks on one Docker daemon. The daemon is asked about itself once, when it is first needed."""
+
+    def __init__(self, settings: DockerSettings, context: BackendContext) -> None:
+        self._settings, self._context = settings, context
+        self._connection = Connection(settings.host, context)
+
+    @cached_property
+    def _daemon(self) -> Daemon:
+        return probe(self._connection)
+
+    @cached_property
+    def _account(self) -> Account:
+        return account(self._daemon, self._connection.endpoint, self._settings.run_as)
+
+    def capabilities(self) -> Capabilities:
+        root_inside = self._account.uid == 0
+        return capabilities(self._daemon, self._connection.endpoint.address, root_inside=root_inside)
+
+    def supports(self, source: ImageSource) -> bool:
+        if source.kind is SourceKind.TREE:
+            return source.dockerfile is not None
+        return source.kind in (SourceKind.REGISTRY, SourceKind.ARCHIVE)
+
+    def prepare(self, source: ImageSource, expected: Iterable[ImageIdentity] = ()) -> PreparedImage:
+        wanted = tuple(expected)
+        if source.kind is SourceKind.REGISTRY:
+            found = registry.prepare(self._connection, self._daemon, self._context, source, wanted)
+        elif source.kind is SourceKind.ARCHIVE:
+            found = archive.prepare(self._connection, self._daemon, self._context, source, wanted)
+        elif source.kind is SourceKind.TREE:
+            found = build.prepare(self._connection, self._daemon, self._context, self._settings, source, wanted)
+        else:
+            raise ExecutionError(f"Docker cannot run the image {source}.", hint="Use the singularity runner for it.")
+        return found
+
+    def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
+        plan = self._plan(prepared, request)
+        for path in unreadable(plan.binds, self._account):
+            self._context.emit(
+                Notice(
+                    f"{path} is not readable for the account {self._account.uid} that the task runs as; if the task fails, "
+                    f"change its permissions or set --docker-run-as.",
+                    "warning",
+                )
+            )
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        with (
+            TaskLogWriter(request.log, request.task.name, self._context.emit) as log,
+            handed_over(plan.binds, self._account),
+        ):
+            ended = execute(self._connection, self._context, plan, log, request.time_limit, podman=self._daemon.podman)
+        return TaskOutcome(
+            exit_code=ended.exit_code,
+            started=started,
+            seconds=ended.seconds,
+            engine=self._daemon.engine,
+            images=prepared.identities,
+            tail=log.tail,
+            log_bytes=log.bytes,
+            log_truncated=log.truncated,
+            timed_out=ended.timed_out,
+            out_of_memory=ended.out_of_memory,
+            peak_memory=ended.peak_memory,
+            waivers=request.waivers,
+            limits=_limits(plan, request.time_limit),
+            command=command_line(plan, self._settings.host),
+        )
+
+    def command_line(self, prepared: PreparedImage, request: TaskRequest) -> tuple[str, ...]:
+        return command_line(self._plan(prepared, request), self._settings.host)
+
+    def doctor(self) -> Iterable[Check]:
+        from medperf_docker.doctor import checks
+
+        return checks(self._connection)
+
+    def _plan(self, prepared: PreparedImage, request: TaskRequest) -> Container:
+        if not images.DIGEST.fullmatch(prepared.reference):
+            raise ExecutionError(f"{prepared.reference[:80]!r} is not an image ID; only prepared images are run.")
+        with self._connection.client("look up the prepared image") as client:
+            image = images.inspect(client, prepared.reference)
+        if image is None:
+            raise ExecutionError(
+                f"The image {prepared.reference} of {prepared.source} is no longer in Docker's store.",
+                hint="Run the command again: it is then fetched again.",
+            )
+        return describe(image, prepared.reference, request, self._account, self._daemon, secrets.token_hex(8))
+
+
+def _limits(plan: Container, time_limit: float | None) -> dict[str, str]:
+    held = {}
+    if plan.memory:
+        held["memory"] = f"engine {plan.memory / (1 << 30):g} GiB"
+    if plan.processes:
+        held["processes"] = f"engine {plan.processes}"
+    if plan.cpus:
+        held["cpu"] = f"engine {plan.cpus:g}"
+    if time_limit is not None:
+        held["time"] = f"polled {time_limit:g} s"
+    return held

@@ -1,0 +1,64 @@
+"""A tutorial of its own for each module: home, folder, embedded server, process runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import attrs
+import pytest
+from medperf_examples.tutorial import ADMIN, COMMITTEE, OWNER, start_tutorial
+
+from medperf_core import ApproveAll, Approver, Site, SiteOptions
+from medperf_core.plugin import Event
+
+
+@attrs.frozen
+class Tutorial:
+    """A started tutorial and a way to open its sites."""
+
+    home: Path
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model_mlp" / "mlcube"
+
+    def site(
+        self,
+        profile: str = OWNER,
+        approver: Approver | None = None,
+        options: SiteOptions | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> AbstractContextManager[Site]:
+        return Site.open(
+            self.home, profile=profile, approver=approver or ApproveAll("test"), options=options, on_event=on_event
+        )
+
+    def committee(self) -> AbstractContextManager[Site]:
+        return self.site(COMMITTEE)
+
+    def admin(self) -> AbstractContextManager[Site]:
+        return self.site(ADMIN)
+
+
+def start(place: Path, platform: str = "process", base_image: str | None = None) -> Tutorial:
+    """A tutorial below ``place``."""
+    tutorial = Tutorial(place / "home", place / "medperf_tutorial")
+    start_tutorial(
+        tutorial.folder, platform=platform, base_image=base_image, home=tutorial.home, tell=lambda line: None
+    )
+    return tutorial
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tutorial]:
+    """One tutorial for tests that do not change the server."""
+    yield start(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path) -> Tutorial:
+    """A tutorial for one test."""
+    return start(tmp_path)
