@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.engines import require
 
 from medperf_examples import base_image, wdbc
 
@@ -23,14 +23,15 @@ def docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def engine() -> bool:
-    return shutil.which("docker") is not None and docker("version", check=False).returncode == 0
+@pytest.fixture(scope="module")
+def engine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", require("docker")["DOCKER_HOST"])
+        yield
 
 
 @pytest.fixture(scope="module")
-def images() -> Iterator[dict[str, str]]:
-    if not engine():
-        pytest.skip("no docker engine")
+def images(engine: None) -> Iterator[dict[str, str]]:
     base = f"{PREFIX}/base:1"
     tags = {name: f"{PREFIX}/{name}:1" for name in CONTAINERS}
     try:

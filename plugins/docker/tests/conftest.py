@@ -48,7 +48,7 @@ def busybox_tar() -> bytes:
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(link)
         mark = secrets.token_bytes(16)
-        entry = tarfile.TarInfo("etc/mark")
+        entry = tarfile.TarInfo("data/mark")
         entry.size = len(mark)
         tar.addfile(entry, io.BytesIO(mark))
     return data.getvalue()

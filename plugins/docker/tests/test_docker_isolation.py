@@ -89,13 +89,13 @@ def test_no_core_dumps(site: Any) -> None:
 
 
 def test_declared_volumes_are_read_only_and_keep_their_content(site: Any, make_image: Any) -> None:
-    site.image = make_image('VOLUME ["/etc", "/mnt"]')
+    site.image = make_image('VOLUME ["/data", "/mnt"]')
 
     def volumes() -> set[str]:
         return {volume["Name"] for volume in site.client.volumes()["Volumes"] or []}
 
     before = volumes()
-    seen = lines(site, "wc -c </etc/mark; touch /etc/x 2>&1; touch /mnt/x 2>&1; true")
+    seen = lines(site, "wc -c </data/mark; touch /data/x 2>&1; touch /mnt/x 2>&1; true")
     assert seen[0] == "16"
     assert all("Read-only" in line for line in seen[1:])
     assert volumes() == before

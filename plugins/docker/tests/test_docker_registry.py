@@ -139,10 +139,10 @@ def test_a_tag_that_moved_still_gives_the_recorded_image(
 def test_a_tag_moved_between_verification_and_run_changes_nothing(site: Any, own_image: str, make_image: Any) -> None:
     prepared = site.runner().prepare(ImageSource(SourceKind.REGISTRY, own_image))
     site.client.tag(make_image('ENTRYPOINT ["/bin/echo", "hijacked"]'), *own_image.split(":"), force=True)
-    mark = site.runner().run(prepared, site.request("md5sum </etc/mark")).tail
+    mark = site.runner().run(prepared, site.request("md5sum </data/mark")).tail
     site.client.tag(prepared.reference, *own_image.split(":"), force=True)
     site.image = own_image
-    assert site.run("md5sum </etc/mark").tail == mark
+    assert site.run("md5sum </data/mark").tail == mark
 
 
 def test_local_tags_stay_where_they_are(site: Any, pushed: Pushed, shell_image: str) -> None:
