@@ -1,13 +1,46 @@
-"""How the results of a test are shown."""
+"""How a test's report and its results are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import click
+
 from medperf_core.cli.output import cell
 from medperf_core.cli.table import print_table
-from medperf_core.entities import TestReport
+from medperf_core.entities import StepRecord, TestReport
+
+
+def print_report(report: TestReport) -> None:
+    """What was tested, its steps and its results; statistics and full identities are left to JSON and YAML."""
+    rows = [
+        ["Report", report.uid],
+        ["Created", report.created_at],
+        ["Benchmark", cell(report.benchmark)],
+        ["Data preparator", report.data_preparator],
+        ["Model", report.model],
+        ["Evaluator", report.evaluator],
+        ["Data", report.demo_dataset.get("url") or report.demo_dataset.get("data_path", "")],
+        ["Prepared data", report.prepared_hash],
+        ["Platform", report.platform],
+    ]
+    print_table(("Test", ""), rows, empty="")
+    click.echo()
+    print_table(
+        ("Step", "Container", "Image", "Seconds", "Reused", "Waived"),
+        [_step(step) for step in report.steps],
+        empty="There are no steps.",
+    )
+    click.echo()
+    print_results(report)
+
+
+def _step(step: StepRecord) -> list[str]:
+    kind, _, digest = step.images[-1].partition(":sha256:")
+    image = f"{kind} {digest[:12]}"
+    waived = ", ".join(step.waivers) or "nothing"
+    return [step.task, step.container, image, f"{step.seconds:.1f}", "yes" if step.reused else "no", waived]
 
 
 def print_results(report: TestReport) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from medperf_core.cli.output import Format, next_step, note, print_data, print_list, print_one
+from medperf_core.cli.output import Format, next_step, note, print_data, print_list
 from medperf_core.cli.params import FOLDER, UID, UID_OR_PATH, format_option, run_options
-from medperf_core.cli.results import print_results
+from medperf_core.cli.results import print_report, print_results
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.waivers import say_waived
 from medperf_core.entities import TestReport
@@ -86,11 +86,14 @@ def ls(session: Session, /, output: Format) -> None:
 @format_option
 @pass_session
 def view(session: Session, /, uid: str | None, output: Format) -> None:
-    """Show the report of a test; without UID, of the newest."""
+    """Show the report of a test; without UID, of the newest. JSON and YAML have all of it."""
     with session.opened() as site:
         newest = site.records.list().reports[:1]
         report = site.records.get(uid or (newest[0].uid if newest else ""))
-    print_one(report, output)
+    if output is Format.TABLE:
+        print_report(report)
+    else:
+        print_data(to_data(report), output)
 
 
 def _next(report: TestReport) -> str:

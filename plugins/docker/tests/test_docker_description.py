@@ -85,12 +85,16 @@ def test_gpus_by_cdi(asked: str, names: list[str]) -> None:
     assert [word.removeprefix("--device=") for word in command_line(plan, "") if word.startswith("--device=")] == names
 
 
-@pytest.mark.parametrize(("host", "target"), [
-    ("/a,b", "/data"), ("/a", "/data,source=/etc"), ("/a", '/data"'), ("/a", "/data\nsource=/etc")])
+@pytest.mark.parametrize(
+    ("host", "target"), [("/a,b", "/data"), ("/a", "/data,source=/etc"), ("/a", '/data"'), ("/a", "/data\nsource=/etc")]
+)
 def test_podman_would_read_options_in_paths(host: str, target: str) -> None:
     volume = VolumeSpec("data", False, VolumeKind.DIRECTORY, "data", mount_path=target)
-    request = TaskRequest(TaskSpec("infer", (volume,), CommandStyle.FIXED, entrypoint=("/run",)),
-                          (Mount("data", Path(host), VolumeKind.DIRECTORY, False),), Path("log"))
+    request = TaskRequest(
+        TaskSpec("infer", (volume,), CommandStyle.FIXED, entrypoint=("/run",)),
+        (Mount("data", Path(host), VolumeKind.DIRECTORY, False),),
+        Path("log"),
+    )
     podman = read(INFO, {**VERSION, "Components": [{"Name": "Podman Engine"}]})
     with pytest.raises(ExecutionError, match="option"):
         describe({}, DIGEST, request, Account("5:6", 5, 6), podman, "0123")

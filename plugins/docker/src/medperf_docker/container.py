@@ -125,8 +125,10 @@ def _refuse_options_in_paths(binds: tuple[Bind, ...]) -> None:
     """Podman joins the fields of a mount to one text and reads that again: a comma would begin another option."""
     for path in (path for bind in binds for path in (str(bind.host), bind.target)):
         if re.search(r'[,"\n\r]', path):
-            raise ExecutionError(f"Podman cannot mount {path!r}: a comma or quotation mark would start an option.",
-                                 hint="Rename the folder, use Docker, or have the manifest changed.")
+            raise ExecutionError(
+                f"Podman cannot mount {path!r}: a comma or quotation mark would start an option.",
+                hint="Rename the folder, use Docker, or have the manifest changed.",
+            )
 
 
 def nested(bind: Bind, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Bind]:
