@@ -130,6 +130,12 @@ class OfflineError(MedperfError):
     exit_code = 16
 
 
+class CheckFailedError(MedperfError):
+    """A test passed, but a check of ``--strict`` found what breaks on other sites; the report with it was kept."""
+
+    exit_code = 17
+
+
 class CancelledError(MedperfError):
     """The work was interrupted by the user or by the embedding program."""
 

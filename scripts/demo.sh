@@ -10,9 +10,10 @@ rm -rf "$top/.demo"
 mkdir -p "$top/.demo"
 cd "$top/.demo"
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-run() { printf '\n\033[36m$ %s\033[0m\n' "$*"; "$@"; }
-[ -t 1 ] || { say() { printf '\n# %s\n' "$*"; }; run() { printf '\n$ %s\n' "$*"; "$@"; }; }
+bold='' cyan='' plain=''
+[ ! -t 1 ] || { bold=$'\033[1m' cyan=$'\033[36m' plain=$'\033[0m'; }
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+run() { printf '\n%s$%s%s\n' "$cyan" "$(printf ' %q' "$@")" "$plain"; "$@"; }
 
 say "A benchmark of your own: an embedded server, demo data, three containers (platform: $platform)"
 run medperf --platform "$platform" tutorial start model
@@ -27,7 +28,7 @@ say "3. Package it: everything that you would host, with its hashes"
 run medperf mlcube package medperf_tutorial/MODEL/mlcube
 
 say "4. Register it. What is sent is shown; --yes answers for you in this demo."
-hosted=file://$PWD/medperf_tutorial/model_mlp/mlcube/deploy
+hosted=$(python3 -c 'import pathlib; print(pathlib.Path("medperf_tutorial/model_mlp/mlcube/deploy").resolve().as_uri())')
 run medperf mlcube submit --name my-modelref-cube --mlcube-file "$hosted/mlcube.yaml" \
     --parameters-file "$hosted/parameters.yaml" --additional-file "$hosted/additional_files.tar.gz" --yes
 run medperf mlcube ls --mine
@@ -47,7 +48,7 @@ run medperf test view
 
 say "Done. What to try next, with this demo's home folder:"
 cat <<TXT
-  cd $PWD && export MEDPERF_HOME=$MEDPERF_HOME PATH="$top/.venv/bin:\$PATH"
+  cd $(printf %q "$PWD") && export MEDPERF_HOME=$(printf %q "$MEDPERF_HOME") PATH=$(printf %q "$top/.venv/bin"):"\$PATH"
   medperf mlcube create model --benchmark 1 --output my_model     # start a model of your own
   medperf test run --benchmark 1 --model my_model/mlcube
   medperf container run --container my_model --task infer --help  # the author's loop, one task at a time

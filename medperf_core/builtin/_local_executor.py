@@ -19,7 +19,7 @@ class LocalHandle(JobHandle):
 
     def __init__(self, job: TaskJob, context: BackendContext, run: RunJob) -> None:
         self.id = job.id
-        self._context = context
+        self._cancel = context.cancel.child()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._outcome: TaskOutcome | None = None
         self._error: BaseException | None = None
@@ -30,7 +30,7 @@ class LocalHandle(JobHandle):
 
     def _work(self, job: TaskJob, run: RunJob) -> None:
         try:
-            self._outcome = run(job, self._events.put)
+            self._outcome = run(job, self._events.put, self._cancel)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
         finally:
@@ -56,7 +56,7 @@ class LocalHandle(JobHandle):
 
     def cancel(self) -> None:
         """Stop the job and wait until nothing of it is left."""
-        self._context.cancel.cancel()
+        self._cancel.cancel()
         self._thread.join()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
+import stat
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -225,18 +227,18 @@ class Reading:
         if self.manifest.base is None:
             return None
         home = self.manifest.base.resolve()
-        found = (home / text).resolve()
+        found = Path(os.path.realpath(home / text))  # unlike resolve(), it takes links that lead in a circle
         if not found.is_relative_to(home.parent) or found == Path(found.anchor):
             raise ValueError(f"{shown(text)} leads to a folder that is neither in the manifest's folder nor beside it")
-        return found if found.is_dir() else None
+        return found if is_there(found, stat.S_ISDIR) else None
 
     def inner_file(self, folder: Path, text: str) -> Path | None:
         """A file at a relative path below a folder; None if it is not there or leads out of the folder."""
         if text.startswith("/") or "\0" in text or not text:
             return None
         home = folder.resolve()
-        found = (home / text).resolve()
-        return found if found.is_relative_to(home) and found.is_file() else None
+        found = Path(os.path.realpath(home / text))
+        return found if found.is_relative_to(home) and is_there(found, stat.S_ISREG) else None
 
     def check_volume(
         self, place: str, task: str, rule: VolumeRule | None, *, writable: bool, kind: VolumeKind | None
@@ -271,6 +273,14 @@ def _is_clean(text: str, lines: bool) -> bool:
         or unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
         for char in text
     )
+
+
+def is_there(path: Path, kind: Callable[[int], bool] = lambda mode: True) -> bool:
+    """Whether something of this kind is at a path, which may be one that no file system can have."""
+    try:
+        return kind(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def relative_parts(text: str) -> tuple[str, ...] | None:

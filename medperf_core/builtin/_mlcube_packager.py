@@ -22,6 +22,7 @@ from medperf_core.builtin._manifests import (
     Reading,
     image_name,
     is_known,
+    is_there,
     local_files,
     ordered,
     relative_parts,
@@ -305,7 +306,7 @@ def _kind(reading: Reading, path: str, rule: VolumeRule | None) -> VolumeKind:
     parts = relative_parts(path)
     if reading.manifest.base is not None and parts:
         here = reading.manifest.base.joinpath(WORKSPACE, *parts)
-        if here.exists():
+        if is_there(here):
             return VolumeKind.DIRECTORY if here.is_dir() else VolumeKind.FILE
     return VolumeKind.FILE if PurePosixPath(path).suffix else VolumeKind.DIRECTORY
 

@@ -31,8 +31,9 @@ from medperf_core.plugin import (
     TaskOutcome,
     TaskRequest,
 )
-from medperf_core.plugin.digest import IGNORED_IN_SOURCES, source_digest, tree_entries
-from medperf_core.plugin.supervise import supervise
+from medperf_core.plugin.digest import IGNORED_IN_SOURCES, source_digest, tree_digest, tree_entries
+from medperf_core.plugin.processes import new_marker
+from medperf_core.plugin.supervise import end_orphans, supervise
 from medperf_core.plugin.tasklog import TaskLogWriter
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -69,6 +70,7 @@ class ProcessRunner(Runner):
 
     def prepare(self, source: ImageSource, expected: Iterable[ImageIdentity] = ()) -> PreparedImage:
         """Copy the source tree privately and check the copy's identity; see ``Runner.prepare``."""
+        end_orphans()
         wanted = list(expected)
         comparable = [identity for identity in wanted if identity.kind is IdentityKind.SOURCE]
         if wanted and not comparable:
@@ -89,7 +91,7 @@ class ProcessRunner(Runner):
                     f"{comparable[0]}, found {found}. Nothing of it was run or kept."
                 )
             place = store / found.digest.removeprefix("sha256:")
-            if not (place.exists() and source_digest(place) == found.digest):
+            if not (place.exists() and tree_digest(place) == found.digest):
                 shutil.rmtree(place, ignore_errors=True)
                 try:
                     staged.rename(place)
@@ -119,14 +121,14 @@ class ProcessRunner(Runner):
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
         """Run one task; see ``Runner.run``."""
         command = self.command_line(prepared, request)
-        found = source_digest(Path(prepared.reference))
+        # without exceptions: the copy has no file that a source tree's identity leaves out
+        found = tree_digest(Path(prepared.reference))
         if found not in {identity.digest for identity in prepared.identities}:
             raise VerificationError(
                 f"The source tree {prepared.reference} was changed since it was checked.",
                 hint="Run the command again; it takes a new copy.",
             )
-        marker = uuid.uuid4().hex
-        scratch = self._context.temp_dir / f"process-{marker}"
+        scratch = self._context.temp_dir / f"process-{uuid.uuid4().hex}"
         (scratch / "tmp").mkdir(parents=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -137,7 +139,7 @@ class ProcessRunner(Runner):
                     environment=self._environment(request, scratch),
                     log=log,
                     cancel=self._context.cancel,
-                    marker=marker,
+                    marker=new_marker(),
                     time_limit=request.time_limit,
                     memory=request.resources.memory,
                     processes=request.resources.processes,
@@ -155,6 +157,7 @@ class ProcessRunner(Runner):
             log_truncated=log.truncated,
             timed_out=ended.timed_out,
             out_of_memory=ended.out_of_memory,
+            too_many_processes=ended.too_many_processes,
             peak_memory=ended.peak_memory,
             waivers=request.waivers,
             limits=_limits(request),

@@ -29,6 +29,9 @@ class AskingApprover:
             click.echo(presentation(what, target, body), err=True)
             try:
                 return Answer(ask_yes_no(f"Send this to {target}?"), "person")
+            except KeyboardInterrupt:
+                click.echo("\nNothing was sent.", err=True)
+                raise
             except DeniedError as error:
                 click.echo(str(error), err=True)
                 return Answer(False, "nobody")

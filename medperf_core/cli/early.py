@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medperf_core.plugin.manager import PluginManager
 
+CONFIG = "config.yaml"
+
 
 def load_plugins(home: Path | None, profile: str | None, environment: Mapping[str, str] | None = None) -> PluginManager:
     """The installed plugins, less those that the profile in use blocks.
@@ -22,12 +24,29 @@ def load_plugins(home: Path | None, profile: str | None, environment: Mapping[st
     """
     variables = os.environ if environment is None else environment
     folder = home or Path(variables.get("MEDPERF_HOME") or "~/.medperf")
-    file = folder.expanduser() / "config.yaml"
+    file = folder.expanduser() / CONFIG
     blocked: tuple[str, ...] = ()
     if file.exists():
         found = _blocked(file, profile or variables.get("MEDPERF_PROFILE"))
         blocked = _checked(folder, profile or variables.get("MEDPERF_PROFILE")) if found is None else found
     return PluginManager.discover(blocked, variables)
+
+
+def profile_names(home: Path | None, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The names of the profiles, in alphabetical order; only ``default`` where there is no usable configuration.
+
+    Args:
+        home, environment: as for ``load_plugins``.
+    """
+    import yaml
+
+    variables = os.environ if environment is None else environment
+    folder = home or Path(variables.get("MEDPERF_HOME") or "~/.medperf")
+    try:
+        names = yaml.safe_load((folder.expanduser() / CONFIG).read_text("utf-8"))["profiles"]
+        return sorted({"default", *map(str, names)})
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, yaml.YAMLError):
+        return ["default"]
 
 
 def _blocked(file: Path, profile: str | None) -> tuple[str, ...] | None:

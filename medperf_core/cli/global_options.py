@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from medperf_core.cli import complete
 from medperf_core.cli.session import Session
 from medperf_core.errors import UsageError
 
@@ -31,9 +32,21 @@ def options() -> list[click.Parameter]:
             metavar="PATH",
             help="Folder of profiles, cache and records.",
         ),
-        click.Option(["--profile"], metavar="NAME", help="Use this profile instead of the active one."),
-        click.Option(["--platform"], metavar="NAME", help="Runner of containers, such as docker."),
-        click.Option(["--executor"], metavar="NAME", help="Where tasks run, such as local."),
+        click.Option(
+            ["--profile"],
+            metavar="NAME",
+            shell_complete=complete.profiles,
+            help="Use this profile instead of the active one.",
+        ),
+        click.Option(
+            ["--platform"],
+            metavar="NAME",
+            shell_complete=complete.platforms,
+            help="Runner of containers, such as docker.",
+        ),
+        click.Option(
+            ["--executor"], metavar="NAME", shell_complete=complete.executors, help="Where tasks run, such as local."
+        ),
         click.Option(
             ["--allow"],
             multiple=True,

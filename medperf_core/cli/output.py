@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from medperf_core.cli.table import print_table
-from medperf_core.cli.text import printable
+from medperf_core.cli.text import moment, printable
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
@@ -83,7 +83,7 @@ def cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return moment(str(value))
 
 
 def _block(value: Any) -> str:

@@ -11,6 +11,8 @@ import click
 
 from medperf_core.cli.output import Format
 from medperf_core.cli.session import Session
+from medperf_core.errors import UsageError
+from medperf_core.site.folders import check_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +51,7 @@ class UidOrPath(TextType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         word = str(value)
-        here = Path(word).exists()
+        here = _lies_here(Path(word))
         if word.isascii() and word.isdigit():
             if here:
                 self.fail(
@@ -68,6 +70,32 @@ class UidOrPath(TextType):
                 ctx,
             )
         return word
+
+
+def _lies_here(path: Path) -> bool:
+    """Whether there is a file or a folder.
+
+    Raises:
+        UsageError: there is something else, or nobody can tell.
+    """
+    check_place(path, f"The path {path}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is neither a file nor a folder.", hint="Name a container's folder or its manifest.")
+    return path.exists()
+
+
+def container_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A callback: the path of a container; what is neither file nor folder is refused."""
+    if value is not None:
+        _lies_here(value)
+    return value
+
+
+def output_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A callback: where the command is to write; a place that cannot be is refused before the work begins."""
+    if value is not None:
+        check_place(value, f"{param.opts[0]} {value}")
+    return value
 
 
 UID = Uid()

@@ -81,10 +81,16 @@ def refuse_unknown_command(ctx: click.Context, word: str, names: Iterable[str], 
     ctx.fail(f"There is no command {word!r}.{hint}")
 
 
-def load_for_help(ctx: click.Context) -> PluginManager | None:
-    """The plugins of the profile in use; help is shown even where the home or the profile is not usable."""
+def load_or_none(ctx: click.Context, *, quiet: bool = False) -> PluginManager | None:
+    """The plugins of the profile in use, for help and completion, which go on without them where the home or the
+    profile is not usable.
+
+    Args:
+        quiet: do not say why.
+    """
     try:
         return ctx.ensure_object(Session).plugins()
     except (MedperfError, OSError) as error:
-        note(f"Plugins are left out of this help: {error}")
+        if not quiet:
+            note(f"Plugins are left out of this help: {error}")
         return None

@@ -24,7 +24,12 @@ def ask_yes_no(question: str, *, default: bool = False) -> bool:
         CancelledError: the input was closed at the terminal, or no answer could be made out.
     """
     for _ in range(ATTEMPTS):
-        answer = _line(f"{question} [{'Y/n' if default else 'y/N'}] ", advice="Add --yes to approve it beforehand.")
+        answer = _line(f"{question} [{'Y/n' if default else 'y/N'}] ")
+        if answer is None:
+            raise DeniedError(
+                "There is no terminal to ask at, so the answer is no and nothing was done.",
+                hint="Add --yes to approve it beforehand.",
+            )
         word = answer.strip().lower()
         if not word:
             return default
@@ -34,19 +39,30 @@ def ask_yes_no(question: str, *, default: bool = False) -> bool:
     raise CancelledError("None of the answers was y or n.")
 
 
-def ask_text(question: str, secret: bool = False, choices: Sequence[str] = ()) -> str:
+def ask_text(
+    question: str,
+    secret: bool = False,
+    choices: Sequence[str] = (),
+    *,
+    advice: str = "Say it on the command line; see --help.",
+) -> str:
     """Ask for a word; with ``choices`` only one of them, or its number, is taken. A secret is not shown as typed.
 
+    Args:
+        advice: what to do where there is no terminal.
+
     Raises:
-        DeniedError: nobody is there to answer.
-        CancelledError: the input was closed at the terminal, or no answer could be made out.
+        UsageError: nobody is there to answer, or no answer could be made out.
+        CancelledError: the input was closed at the terminal.
     """
     shown = f"{question} " if question.endswith(("?", ":")) else f"{question}: "
     for number, choice in enumerate(choices, 1):
         _say(f"  {number}. {choice}\n")
     for _ in range(ATTEMPTS):
-        answer = (_secret if secret and sys.stdin.isatty() else _line)(shown)
-        answer = answer if secret else answer.strip()
+        given = (_secret if secret and sys.stdin.isatty() else _line)(shown)
+        if given is None:
+            raise UsageError(f"There is no terminal to ask at: {question}", hint=advice)
+        answer = given if secret else given.strip()
         if not choices and answer:
             return answer
         if answer in choices:
@@ -57,7 +73,8 @@ def ask_text(question: str, secret: bool = False, choices: Sequence[str] = ()) -
     raise UsageError(f"There was no usable answer to {question!r}.")
 
 
-def _line(question: str, *, advice: str = "Say it on the command line; see --help.") -> str:
+def _line(question: str) -> str | None:
+    """What was typed; None if nobody is there."""
     _say(question)
     answer = sys.stdin.readline()
     if answer:
@@ -67,7 +84,7 @@ def _line(question: str, *, advice: str = "Say it on the command line; see --hel
     _say("\n")
     if sys.stdin.isatty():
         raise CancelledError("The question was not answered, so nothing was done.")
-    raise DeniedError("There is no terminal to ask at, so the answer is no and nothing was done.", hint=advice)
+    return None
 
 
 def _secret(question: str) -> str:

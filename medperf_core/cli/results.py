@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from medperf_core.cli.output import cell
 from medperf_core.cli.table import print_table
-from medperf_core.entities import StepRecord, TestReport
+from medperf_core.entities import Finding, StepRecord, TestReport
 
 
 def print_report(report: TestReport) -> None:
     """What was tested, its steps and its results; statistics and full identities are left to JSON and YAML."""
     rows = [
         ["Report", report.uid],
-        ["Created", report.created_at],
+        ["Created", cell(report.created_at)],
         ["Benchmark", cell(report.benchmark)],
         ["Data preparator", report.data_preparator],
         ["Model", report.model],
@@ -34,6 +34,15 @@ def print_report(report: TestReport) -> None:
     )
     click.echo()
     print_results(report)
+    print_findings(report.findings)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What the checks of a strict test found, and what to change; nothing for any other test."""
+    if findings:
+        click.echo()
+        rows = [[each.check, each.status.value, each.found, each.advice or "nothing"] for each in findings]
+        print_table(("Check", "Outcome", "Found", "To change"), rows, empty="", whole=(0, 1))
 
 
 def _step(step: StepRecord) -> list[str]:

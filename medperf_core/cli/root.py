@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,11 @@ from medperf_core.cli import global_options
 from medperf_core.cli.lazy import LazyCommand, LazyGroup
 from medperf_core.cli.params import dashes
 from medperf_core.cli.session import Session
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from medperf_core.plugin.manager import PluginManager
 
 PLUGIN_OPTIONS = "medperf_core.cli.plugin_options"
 COMMANDS_OF: dict[str, str] = {"tutorial": "medperf-examples"}
@@ -26,6 +32,7 @@ TABLE = {
     "association": _entry("association", "association", "See and answer requests to take part in benchmarks."),
     "auth": _entry("auth", "auth", "Log in to the profile's server and out of it."),
     "benchmark": _entry("benchmark", "benchmark", "See benchmarks."),
+    "cache": _entry("cache", "cache", "See, check and free what is kept of fetched files."),
     "completion": _entry("completion", "completion", "Print the completion script of a shell."),
     "container": _entry("mlcube", "mlcube", "Another name for mlcube."),
     "dataset": _entry("dataset", "dataset", "See registered datasets."),
@@ -36,12 +43,14 @@ TABLE = {
     "plugin": _entry("plugin", "plugin", "See the installed plugins."),
     "profile": _entry("profile", "profile", "Manage profiles: servers, engines and other settings."),
     "site": _entry("site", "site", "See what left this site."),
+    "storage": _entry("cache", "cache", "Another name for cache."),
     "test": _entry("test", "test", "Test a model, or all of a benchmark, on demo data."),
 }
 
 
 class Root(LazyGroup):
-    """The root group. Plugins are loaded only for help, for an unknown option and for an unknown command."""
+    """The root group. Plugins are loaded only for help, for an unknown option, for an unknown command and for the
+    completion of its own words."""
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         """Run and end the process; see ``medperf_core.cli.run``."""
@@ -54,6 +63,8 @@ class Root(LazyGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.ensure_object(Session).look_ahead(args)
+        if ctx.resilient_parsing and any(word.startswith("--") for word in self._own_words(args)):
+            self._offer_options(ctx)
         try:
             return super().parse_args(ctx, list(args))
         except click.NoSuchOption as error:
@@ -68,10 +79,28 @@ class Root(LazyGroup):
                 plugins.explain_unknown_option(again, ctx.meta[PLUGIN_OPTIONS])
                 raise
 
+    def _own_words(self, args: Sequence[str]) -> Iterator[str]:
+        """The words before the command."""
+        return takewhile(lambda word: dashes(word) not in self.table, args)
+
+    def _offer_options(self, ctx: click.Context) -> PluginManager | None:
+        """Let the shell complete the options of plugins, if they can be loaded."""
+        from medperf_core.cli import plugins
+
+        loaded = plugins.load_or_none(ctx, quiet=True)
+        ctx.meta[PLUGIN_OPTIONS] = plugins.options(loaded)
+        return loaded
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from medperf_core.cli import plugins
+
+        plugins.add_commands(self, self._offer_options(ctx))
+        return super().shell_complete(ctx, incomplete)
+
     def get_help(self, ctx: click.Context) -> str:
         from medperf_core.cli import plugins
 
-        loaded = plugins.load_for_help(ctx)
+        loaded = plugins.load_or_none(ctx)
         ctx.meta[PLUGIN_OPTIONS] = plugins.options(loaded)
         plugins.add_commands(self, loaded)
         return super().get_help(ctx)
@@ -92,11 +121,13 @@ class Root(LazyGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = dashes(args[0])
-        if self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+        if self.get_command(ctx, name) is None:
             from medperf_core.cli import plugins
 
-            plugins.add_commands(self, ctx.ensure_object(Session).plugins())
-            if name not in self.commands:
+            completing = ctx.resilient_parsing
+            loaded = plugins.load_or_none(ctx, quiet=True) if completing else ctx.ensure_object(Session).plugins()
+            plugins.add_commands(self, loaded)
+            if name not in self.commands and not completing:
                 plugins.refuse_unknown_command(ctx, args[0], self.list_commands(ctx), COMMANDS_OF)
         return super().resolve_command(ctx, args)
 

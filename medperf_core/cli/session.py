@@ -74,17 +74,22 @@ class Session:
         return self._plugins
 
     @contextlib.contextmanager
-    def opened(self, *, yes: bool = False) -> Iterator[Site]:
+    def opened(self, *, yes: bool = False, tasks: Sequence[str] = ()) -> Iterator[Site]:
         """The site of this command line; when the block ends, the screen is free for the command's results.
 
         Args:
             yes: whatever would be sent is approved beforehand.
+            tasks: that the command runs beside the field's, so that ``--time-limit`` may name them.
+
+        Raises:
+            UsageError: ``--time-limit`` names another task.
         """
         from medperf_core.cli.approver import ApprovedBeforehand, AskingApprover
         from medperf_core.cli.progress import display
-        from medperf_core.site.options import SiteOptions
+        from medperf_core.site.options import SiteOptions, check_task_names
         from medperf_core.site.site import Site
 
+        check_task_names(self.options.get("time_limits", ()), tasks)
         shown = display(quiet=self.quiet)
         approver = ApprovedBeforehand(shown) if yes else AskingApprover(shown)
         options = SiteOptions(allow=tuple(self.allow), settings=self.settings, **self.options)

@@ -1,7 +1,8 @@
-"""Plain tables: no frames, no colours where nobody looks, wide cells folded, identifiers never cut."""
+"""Plain tables: no frames, no colours where nobody looks, wide cells folded, identifiers and times never cut."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from medperf_core.cli.text import columns, fold, printable
 GAP = "  "
 NARROWEST = 12
 UNFOLDED = 1 << 16
+_UNBROKEN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ|(?:[\w-]+:)*[0-9a-f]{32,}")
+"""Times and hashes: a column that holds one is at least as wide."""
 
 
 def render(headings: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, whole: Sequence[int] = (0,)) -> str:
@@ -29,7 +32,13 @@ def render(headings: Sequence[str], rows: Sequence[Sequence[str]], *, width: int
         max([columns(heading), *(columns(line) for row in cells for line in row[index].split("\n"))])
         for index, heading in enumerate(headings)
     ]
-    _shrink(widths, width - len(GAP) * (len(widths) - 1), [i for i in range(len(widths)) if i not in whole])
+    least = [
+        widths[index]
+        if index in whole
+        else max([NARROWEST, *(len(word) for row in cells for word in _UNBROKEN.findall(row[index]))])
+        for index in range(len(widths))
+    ]
+    _shrink(widths, least, width - len(GAP) * (len(widths) - 1))
     lines = [_line(headings, widths), _line(["-" * size for size in widths], widths)]
     for row in cells:
         folded = [fold(cell, size) for cell, size in zip(row, widths, strict=True)]
@@ -52,12 +61,12 @@ def print_table(
     click.echo("\n".join(rest))
 
 
-def _shrink(widths: list[int], room: int, folding: list[int]) -> None:
-    while folding and sum(widths) > room:
-        widest = max(folding, key=lambda index: widths[index])
-        if widths[widest] <= NARROWEST:
+def _shrink(widths: list[int], least: Sequence[int], room: int) -> None:
+    while sum(widths) > room:
+        folding = [index for index, size in enumerate(widths) if size > least[index]]
+        if not folding:
             return
-        widths[widest] -= 1
+        widths[max(folding, key=lambda index: widths[index])] -= 1
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

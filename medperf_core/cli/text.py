@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
 
 
 def printable(text: str, *, keep: str = "\n\t") -> str:
@@ -14,6 +17,12 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def moment(text: str) -> str:
+    """A UTC time as people read it, to the second: ``2026-11-24 12:36:22Z``; other text as it is."""
+    match = _MOMENT.fullmatch(text)
+    return f"{match[1]} {match[2]}Z" if match else text
 
 
 def _escaped(char: str) -> str:

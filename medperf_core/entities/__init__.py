@@ -7,7 +7,7 @@ from medperf_core.entities.dataset import Dataset
 from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource, SourceKind
 from medperf_core.entities.model import Asset, Model, ModelType
 from medperf_core.entities.registry import Approval, AutoApproval, Entity, State
-from medperf_core.entities.report import StepRecord, TestReport
+from medperf_core.entities.report import Finding, FindingStatus, StepRecord, TestReport
 from medperf_core.entities.result import Result
 from medperf_core.entities.roles import Role, VolumeKind
 from medperf_core.entities.spec import CommandStyle, ContainerSpec, TaskSpec, VolumeSpec
@@ -24,6 +24,8 @@ __all__ = [
     "ContainerSpec",
     "Dataset",
     "Entity",
+    "Finding",
+    "FindingStatus",
     "IdentityKind",
     "ImageIdentity",
     "ImageSource",

@@ -24,7 +24,7 @@ class Benchmark(Entity):
     """
 
     name: str = attrs.field(validator=checks.text(128, blank=False))
-    description: str = attrs.field(default="", validator=checks.text(256))
+    description: str = attrs.field(default="", validator=checks.text(256, lines=True))
     docs_url: str = attrs.field(default="", validator=checks.text(100))
     demo_dataset_tarball_url: str = attrs.field(validator=checks.text(256, blank=False))
     demo_dataset_tarball_hash: str = attrs.field(validator=checks.sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,8 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 MAX_JSON_DEPTH = 40
 
 
-def text(maximum: int, *, blank: bool = True) -> Validator:
-    """A string of at most ``maximum`` characters, without control characters other than tab and line end."""
+def text(maximum: int, *, blank: bool = True, lines: bool = False) -> Validator:
+    """A string of at most ``maximum`` characters without control characters; tab and line ends only if ``lines``."""
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         name = attribute.name
@@ -27,18 +28,8 @@ def text(maximum: int, *, blank: bool = True) -> Validator:
             raise InvalidEntityError(f"{name} must not be blank.")
         if len(value) > maximum:
             raise InvalidEntityError(f"{name} has {len(value)} characters; at most {maximum} are allowed.")
-        if any(ord(char) < 32 and char not in "\t\n\r" for char in value):
-            raise InvalidEntityError(f"{name} must not contain control characters.")
-
-    return check
-
-
-def one_of(*words: str) -> Validator:
-    """One of the given words."""
-
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value not in words:
-            raise InvalidEntityError(f"{attribute.name} is {value!r}; it must be one of {', '.join(words)}.")
+        if any(unicodedata.category(char) == "Cc" and not (lines and char in "\t\n\r") for char in value):
+            raise InvalidEntityError(f"{name} must not contain control characters{'' if lines else ' or line ends'}.")
 
     return check
 

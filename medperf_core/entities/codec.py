@@ -60,7 +60,10 @@ def from_data(data: Any, kind: type[T], *, allow_unknown: bool = False) -> T:
     except MedperfError:
         raise
     except Exception as error:
-        lines = transform_error(error) if isinstance(error, ExceptionGroup) else [str(error)]
+        try:
+            lines = transform_error(error) if isinstance(error, ExceptionGroup) else [str(error)]
+        except TypeError:  # cattrs cannot list unknown keys that are not text
+            lines = ["a key is not text"]
         problems = [_plain(line) for line in lines]
         raise InvalidEntityError(f"This is not a valid {kind.__name__}:", problems=problems) from error
     return structured

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from medperf_core.entities import checks
-from medperf_core.entities.image import ImageIdentity
+from medperf_core.entities.image import IdentityKind, ImageIdentity
 from medperf_core.entities.registry import Entity, State
 from medperf_core.errors import InvalidEntityError
 
@@ -16,6 +16,9 @@ def _manifest_content(instance: Any, attribute: attrs.Attribute[Any], value: Any
     if not isinstance(value, dict):
         raise InvalidEntityError("container_config must be the content of a manifest: a map.")
     checks.json_value(instance, attribute, value)
+
+
+_KINDS = {"DockerArchive": IdentityKind.ARCHIVE, "SingularityFile": IdentityKind.SIF}
 
 
 @attrs.frozen(kw_only=True)
@@ -56,12 +59,17 @@ class Container(Entity):
     def images(self) -> tuple[ImageIdentity, ...]:
         """The identities of its image that were recorded at submission, each with its kind.
 
+        The public client records a digest only; its kind is then told by the manifest's ``container_type``.
+
         Raises:
             InvalidEntityError: the record is malformed.
         """
         recorded = self.metadata.get("images", [])
         if not isinstance(recorded, list):
             raise InvalidEntityError(f"Container {self.name!r}: metadata.images must be a list.")
+        if not recorded and self.image_hash:
+            kind = _KINDS.get(str(self.container_config.get("container_type")), IdentityKind.MANIFEST)
+            return (ImageIdentity(kind, f"sha256:{self.image_hash.removeprefix('sha256:')}"),)
         return tuple(ImageIdentity.parse(str(item)) for item in recorded)
 
     def sources(self) -> dict[str, dict[str, str]]:

@@ -22,7 +22,7 @@ class Dataset(Entity):
     """
 
     name: str = attrs.field(validator=checks.text(128, blank=False))
-    description: str = attrs.field(default="", validator=checks.text(256))
+    description: str = attrs.field(default="", validator=checks.text(256, lines=True))
     location: str = attrs.field(default="", validator=checks.text(128))
     input_data_hash: str = attrs.field(validator=checks.text(128, blank=False))
     generated_uid: str = attrs.field(validator=checks.text(128, blank=False))

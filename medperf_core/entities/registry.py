@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import attrs
 
@@ -56,7 +56,3 @@ class Entity:
         if self.id is None:
             raise ValueError(f"this {type(self).__name__.lower()} is not registered")
         return self.id
-
-    def with_metadata(self, **more: Any) -> Self:
-        """A copy whose metadata has these entries too."""
-        return attrs.evolve(self, metadata={**self.metadata, **more})

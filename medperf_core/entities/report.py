@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -42,12 +43,38 @@ class StepRecord:
     reused: bool = False
 
 
+class FindingStatus(StrEnum):
+    """What came of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_CHECKED = "not-checked"
+    """This machine or runner cannot tell; the finding says why."""
+
+
+@attrs.frozen
+class Finding:
+    """What one check of a strict test found.
+
+    Attributes:
+        check: its name, such as ``user``.
+        status: what came of it.
+        found: what was done and seen; may have several lines.
+        advice: what to change; "" where there is nothing to change.
+    """
+
+    check: str
+    status: FindingStatus = attrs.field(converter=FindingStatus)
+    found: str
+    advice: str = ""
+
+
 @attrs.frozen(kw_only=True)
 class TestReport:
     """A compatibility test's report. Kept on this machine; its results go along with a request for association.
 
     Attributes:
-        uid: first 16 hexadecimal digits of the SHA-256 over what was tested (not over times and results).
+        uid: 16 hexadecimal digits, of the SHA-256 over what was tested and when.
         created_at: UTC, ISO 8601.
         benchmark: benchmark UID; None for a fully local test.
         data_preparator, model, evaluator: what the user named: a server UID or a local path.
@@ -57,6 +84,7 @@ class TestReport:
         results: what the ``evaluate`` task wrote.
         versions: of this program, its plugins, Python and the operating system.
         platform: the runner's name.
+        findings: of the checks of a strict test; empty for any other.
     """
 
     __test__ = False  # its name makes pytest look at it
@@ -74,3 +102,4 @@ class TestReport:
     statistics: dict[str, Any] = attrs.field(factory=dict, validator=checks.json_value)
     results: dict[str, Any] = attrs.field(factory=dict, validator=checks.json_value)
     versions: dict[str, str] = attrs.field(factory=dict)
+    findings: list[Finding] = attrs.field(factory=list)

@@ -16,16 +16,16 @@ from typing import Any
 
 import attrs
 
-from medperf_core.entities import Benchmark, Model, StepRecord, TestReport
-from medperf_core.entities.checks import json_problem
+from medperf_core.entities import Benchmark, Model, Role, StepRecord, TestReport
 from medperf_core.entities.codec import to_json
-from medperf_core.errors import ExecutionError, InvalidEntityError, UsageError
-from medperf_core.journeys.containers import ReadyContainer, resolve
+from medperf_core.errors import InvalidEntityError, UsageError
+from medperf_core.journeys.compare import Tolerance
+from medperf_core.journeys.containers import ReadyContainer, require_role, resolve
 from medperf_core.journeys.demo_data import DemoData, fetch_demo_data
-from medperf_core.journeys.steps import StepResult, run_step
-from medperf_core.journeys.tasks import Volume
+from medperf_core.journeys.steps import Step, Tested, run_step
+from medperf_core.journeys.strict import find
+from medperf_core.journeys.tasks import Volume, read_map
 from medperf_core.plugin.digest import public_folder_hash
-from medperf_core.plugin.manifest import load_yaml
 from medperf_core.site.fetch import Origin
 from medperf_core.site.site import Site
 
@@ -52,6 +52,7 @@ def run_test(
     demo_dataset_url: str | None = None,
     demo_dataset_hash: str | None = None,
     fresh: bool = False,
+    strict: bool = False,
 ) -> TestReport:
     """Run the compatibility test and keep its report.
 
@@ -62,25 +63,48 @@ def run_test(
         data_path, labels_path: raw data and labels on this machine, instead of a demo dataset.
         demo_dataset_url, demo_dataset_hash: another demo dataset than the benchmark's.
         fresh: run every step, even if it was done before on unchanged inputs.
+        strict: check afterwards what breaks on other sites; see ``medperf_core.journeys.strict``. The containers
+            that are named here are run again under other conditions; where none is named, all are. A failed check
+            is in the report's findings and raises nothing here: see ``require_passed``.
 
     Raises:
         UsageError: something is named by nobody.
         MedperfError: whatever kept a step from being done; says which.
     """
     chosen = choose(site, benchmark, data_preparator, model, evaluator)
+    tolerance = Tolerance.of(chosen.benchmark) if strict else Tolerance()
+    if chosen.benchmark is None and data_path is None and labels_path is None and demo_dataset_url is None:
+        raise UsageError(
+            "There is no data to test on.",
+            hint="Give --data_path and --labels_path, or --demo_dataset_url, or --benchmark.",
+        )
+    roles = {Role.DATA_PREPARATOR: chosen.data_preparator, Role.MODEL: chosen.model, Role.METRICS: chosen.evaluator}
+    for role, ref in roles.items():
+        require_role(site, ref, role)
     demo = _demo_data(site, chosen.benchmark, data_path, labels_path, demo_dataset_url, demo_dataset_hash)
-    ready = {ref: resolve(site, ref) for ref in dict.fromkeys((chosen.data_preparator, chosen.model, chosen.evaluator))}
-    preparator, tested, judge = ready[chosen.data_preparator], ready[chosen.model], ready[chosen.evaluator]
+    ready = {ref: resolve(site, ref, benchmark) for ref in dict.fromkeys(roles.values())}
+    preparator, tested, judge = (ready[ref] for ref in roles.values())
 
     step = _Stepper(site, chosen.benchmark, fresh)
-    data, labels = step.prepared(preparator, demo, already=_already_prepared(chosen.benchmark, data_path))
-    statistics = step("statistics", preparator, {"data_path": data, "labels_path": labels}).outputs["output_path"]
-    predictions = step("infer", tested, {"data_path": data}).outputs["output_path"]
-    results = step("evaluate", judge, {"predictions": predictions, "labels": labels}).outputs["output_path"]
+    prepared = step.prepared(preparator, demo, already=_already_prepared(chosen.benchmark, data_path))
+    data, labels = prepared["data_path"], prepared["labels_path"]
+    step("sanity_check", preparator, prepared)
+    statistics = read_map(step("statistics", preparator, prepared)["output_path"].path, "statistics")
+    predictions = step("infer", tested, {"data_path": data})["output_path"]
+    results = read_map(
+        step("evaluate", judge, {"predictions": predictions, "labels": labels})["output_path"].path, "results"
+    )
 
+    findings = []
+    if strict:
+        named = {ref for ref in (data_preparator, model, evaluator) if ref}
+        done = Tested(demo.labels, data, labels, tuple(step.done))
+        findings = find(site, done, [each for each in step.done if not named or each.container.ref in named], tolerance)
+
+    now = datetime.now(UTC)
     report = TestReport(
-        uid=_uid(site, step.records),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        uid=_uid(now, step.records),
+        created_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         benchmark=chosen.benchmark.uid if chosen.benchmark else None,
         data_preparator=chosen.data_preparator,
         model=chosen.model,
@@ -89,9 +113,10 @@ def run_test(
         prepared_hash=public_folder_hash([data.path, labels.path]),
         platform=site.effective.platform,
         steps=step.records,
-        statistics=read_map(statistics.path, "statistics"),
-        results=read_map(results.path, "results"),
+        statistics=statistics,
+        results=results,
         versions=versions(site),
+        findings=findings,
     )
     site.records.save(report)
     return report
@@ -146,10 +171,7 @@ def _demo_data(
     if url:
         return fetch_demo_data(site, url, sha256, Origin.TYPED)
     if benchmark is None:
-        raise UsageError(
-            "There is no data to test on.",
-            hint="Give --data_path and --labels_path, or --demo_dataset_url, or --benchmark.",
-        )
+        raise UsageError("--data_path and --labels_path go together.")
     return fetch_demo_data(
         site, benchmark.demo_dataset_tarball_url, benchmark.demo_dataset_tarball_hash, site.server_origin
     )
@@ -160,49 +182,34 @@ def _already_prepared(benchmark: Benchmark | None, data_path: Path | None) -> bo
 
 
 class _Stepper:
-    """Runs the steps of one test and keeps their records in order."""
+    """Runs the steps of one test and keeps them and their records in order."""
 
     def __init__(self, site: Site, benchmark: Benchmark | None, fresh: bool) -> None:
         self._site, self._fresh = site, fresh
         self._benchmark = benchmark.uid if benchmark else None
         self.records: list[StepRecord] = []
+        self.done: list[Step] = []
 
-    def __call__(self, task: str, container: ReadyContainer, inputs: Mapping[str, Volume]) -> StepResult:
+    def __call__(self, task: str, container: ReadyContainer, inputs: Mapping[str, Volume]) -> Mapping[str, Volume]:
         result = run_step(self._site, container, task, inputs, benchmark=self._benchmark, fresh=self._fresh)
         self.records.append(result.record)
-        return result
+        self.done.append(Step(task, container, inputs, result.outputs))
+        return result.outputs
 
-    def prepared(self, preparator: ReadyContainer, demo: DemoData, *, already: bool) -> tuple[Volume, Volume]:
-        """Prepared data and labels, checked by the preparator itself."""
-        data, labels = Volume.of(demo.data), Volume.of(demo.labels)
-        if not already:
-            made = self("prepare", preparator, {"data_path": data, "labels_path": labels}).outputs
-            data, labels = made["output_path"], made["output_labels_path"]
-        self("sanity_check", preparator, {"data_path": data, "labels_path": labels})
-        return data, labels
-
-
-def read_map(path: Path, what: str) -> dict[str, Any]:
-    """A YAML map that a container wrote, checked as hostile input.
-
-    Raises:
-        ExecutionError: it is not YAML, not a map, empty, or holds what JSON cannot carry.
-    """
-    try:
-        data = load_yaml(path)
-    except InvalidEntityError as error:
-        raise ExecutionError(f"The container's {what} cannot be read: {error}") from error
-    if not isinstance(data, dict) or not data:
-        raise ExecutionError(f"The container's {what} file must hold a map that is not empty.")
-    problem = json_problem(data)
-    if problem:
-        raise ExecutionError(f"The container's {what} file {problem}.")
-    return data
+    def prepared(self, preparator: ReadyContainer, demo: DemoData, *, already: bool) -> dict[str, Volume]:
+        """Prepared data and labels, and the metadata that came with them if any, as later tasks are offered them."""
+        found = {"data_path": Volume.of(demo.data), "labels_path": Volume.of(demo.labels)}
+        if already:
+            return {**found, "metadata_path": Volume.of(demo.metadata)} if demo.metadata else found
+        made = self("prepare", preparator, found)
+        outputs = {"output_path": "data_path", "output_labels_path": "labels_path", "metadata_path": "metadata_path"}
+        return {offer: made[output] for output, offer in outputs.items() if output in made}
 
 
-def _uid(site: Site, steps: list[StepRecord]) -> str:
+def _uid(now: datetime, steps: list[StepRecord]) -> str:
+    """Another one for each test, so that a report that was sent stays as it was."""
     tested = [[step.task, step.images, step.inputs, step.parameters] for step in steps]
-    return hashlib.sha256(to_json([site.effective.platform, tested])).hexdigest()[:16]
+    return hashlib.sha256(to_json([now.isoformat(), tested])).hexdigest()[:16]
 
 
 def versions(site: Site) -> dict[str, str]:

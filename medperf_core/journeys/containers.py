@@ -18,7 +18,9 @@ from medperf_core.entities import (
     ImageSource,
     SourceKind,
 )
+from medperf_core.entities.roles import TASKS, Role
 from medperf_core.errors import (
+    CancelledError,
     ExecutionError,
     InvalidEntityError,
     MedperfError,
@@ -29,8 +31,16 @@ from medperf_core.errors import (
 from medperf_core.plugin.events import StepFinished, StepStarted
 from medperf_core.plugin.manifest import load_manifest, manifest_from_data
 from medperf_core.plugin.packager import LocalFiles, Manifest, Packager
+from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.runner import PreparedImage
+from medperf_core.site.fetch import Origin
 from medperf_core.site.site import Site
+
+LOCAL = "local"
+"""What policies call the owner of a container that lies in a folder here."""
+
+SIF_TYPES = frozenset({"SingularityFile"})
+"""Values of ``container_type`` whose image file is a Singularity image; other image files are ``docker save`` files."""
 
 
 @attrs.frozen
@@ -56,7 +66,7 @@ class ReadyContainer:
         additional_files: folder; None if it has none.
         source: where its image comes from.
         image: the verified image.
-        owner: e-mail address or name of its owner; None for a local one.
+        owner: as policies see it; see ``PolicySubject``.
     """
 
     ref: str
@@ -66,7 +76,7 @@ class ReadyContainer:
     additional_files: Path | None
     source: ImageSource
     image: PreparedImage
-    owner: str | None = None
+    owner: str = LOCAL
 
 
 def is_uid(ref: str) -> bool:
@@ -115,24 +125,71 @@ def packager_for(site: Site, manifest: Manifest) -> Packager:
     return fitting[0]
 
 
-def resolve(site: Site, ref: str) -> ReadyContainer:
-    """The container that a UID or a path names, its files fetched and verified and its image prepared."""
+def resolve(site: Site, ref: str, benchmark: int | None = None) -> ReadyContainer:
+    """The container that a UID or a path names, its files fetched and verified and its image prepared.
+
+    Args:
+        ref: a UID or a path.
+        benchmark: what it is wanted for, for policies.
+
+    Raises:
+        DeniedError: a policy says no; nothing was fetched or built.
+        MedperfError: it is not there, not whole, or not what was recorded.
+    """
     if is_uid(ref):
-        return from_server(site, site.server.get(Container, int(ref)))
+        return from_server(site, site.server.get(Container, int(ref)), benchmark)
     local = read_local(site, Path(ref))
     for note in local.spec.notes:
         site.notice(f"{local.manifest.name}: {note}", level="warning")
-    candidates: list[tuple[ImageSource, tuple[ImageIdentity, ...]]] = [(source, ()) for source in local.spec.sources]
-    source, image = _prepare(site, local.spec, ref, candidates)
+    _permit(site, f"container {ref}", LOCAL, benchmark)
+    source, image = _prepare(site, local.spec, ref, _local_sources(site, local.spec))
     return ReadyContainer(
         ref, local.spec.name, local.spec, local.files.parameters, local.files.additional_files, source, image
     )
 
 
-def from_server(site: Site, container: Container) -> ReadyContainer:
+def require_role(site: Site, ref: str, role: Role) -> None:
+    """Refuse a container that cannot play its part, before any image is prepared.
+
+    Raises:
+        InvalidEntityError: it lacks a task of the role; says which.
+        NotFoundError: it is not there.
+    """
+    tasks = site.server.get(Container, int(ref)).tasks if is_uid(ref) else read_local(site, Path(ref)).spec.tasks
+    missing = [task for task in TASKS[role] if task not in tasks]
+    if missing:
+        raise InvalidEntityError(
+            f"The container {ref} cannot be the {role.value}: it has no task {' or '.join(missing)}.",
+            hint=f"It has: {', '.join(sorted(tasks)) or 'none'}.",
+        )
+
+
+def _permit(site: Site, what: str, owner: str, benchmark: int | None, recorded: Iterable[ImageIdentity] = ()) -> None:
+    subject = PolicySubject(f"preparing {what}", owner, benchmark, tuple(map(str, recorded)))
+    site.permit(Action.PREPARE, subject)
+
+
+def _local_sources(site: Site, spec: ContainerSpec) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
+    for source in spec.sources:
+        yield source, ()
+    url = spec.carried.get("image_url")
+    if isinstance(url, str) and not spec.sources:
+        fetched = site.fetch(url, origin=Origin.MANIFEST)
+        yield ImageSource(image_file_kind(spec), str(fetched.path), name=spec.name), ()
+
+
+def image_file_kind(spec: ContainerSpec) -> SourceKind:
+    """What an image file of this container is."""
+    sif = spec.carried.get("container_type") in SIF_TYPES or "singularity.image" in spec.carried
+    return SourceKind.SIF if sif else SourceKind.ARCHIVE
+
+
+def from_server(site: Site, container: Container, benchmark: int | None = None) -> ReadyContainer:
     """A registered container: its files fetched by their hashes, its image by a recorded identity."""
     if not container.is_valid:
         raise InvalidEntityError(f"Container {container.uid} ({container.name}) was withdrawn by its owner.")
+    owner = _owner_name(site, container)
+    _permit(site, f"container {container.uid} ({container.name})", owner, benchmark, container.images())
     sources = container.sources()
     project = None
     if "project" in sources:
@@ -151,7 +208,7 @@ def from_server(site: Site, container: Container) -> ReadyContainer:
         additional_files=additional,
         source=source,
         image=image,
-        owner=_owner_name(site, container),
+        owner=owner,
     )
 
 
@@ -181,11 +238,10 @@ def write_parameters(site: Site, parameters: dict[str, Any] | None) -> Path | No
     return path
 
 
-def _owner_name(site: Site, container: Container) -> str | None:
+def _owner_name(site: Site, container: Container) -> str:
+    """The owner as policies see it: servers show other users by their UIDs only."""
     me = site.server.me()
-    if container.owner == me.id:
-        return me.email or me.username
-    return None if container.owner is None else f"user {container.owner}"
+    return (me.email or me.username) if container.owner == me.id else f"user {container.owner}"
 
 
 def _registered_sources(
@@ -231,7 +287,7 @@ def _prepare(
         site.emit(StepStarted(step))
         try:
             image = site.runner.prepare(source, expected)
-        except VerificationError:
+        except (VerificationError, CancelledError):
             raise
         except MedperfError as error:
             if not expected:

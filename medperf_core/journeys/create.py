@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ from medperf_core.errors import InvalidEntityError, UsageError
 from medperf_core.journeys.containers import packager_for, write_parameters
 from medperf_core.plugin.digest import IGNORED_IN_SOURCES, tree_entries
 from medperf_core.plugin.manifest import manifest_from_data
+from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
 HEADER = """\
@@ -46,15 +48,15 @@ def create_model(site: Site, *, benchmark: int, output: Path, name: str) -> Path
             "made from it.",
             hint="Ask the benchmark's owner for an example.",
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
     staged = output.parent / f".{output.name}-{uuid.uuid4().hex[:8]}"
+    make_folder(staged, f"The folder {output}")
     try:
         _write(
             site,
             container,
             staged,
             name,
-            HEADER.format(benchmark=benchmark, reference=container.name, folder=output / "mlcube"),
+            HEADER.format(benchmark=benchmark, reference=container.name, folder=shlex.quote(str(output / "mlcube"))),
         )
         staged.rename(output)
     finally:

@@ -31,20 +31,20 @@ def fetch_demo_data(site: Site, url: str, sha256: str | None, origin: Origin) ->
     """
     fetched = site.fetch(url, origin=origin, sha256=sha256)
     root = site.cache.tree(fetched.sha256)
-    source = {"url": fetched.url, "hash": fetched.sha256}
+    source = {"url": fetched.url_redacted, "hash": fetched.sha256}
     paths_file = root / "paths.yaml"
     if not paths_file.is_file():
         raise InvalidEntityError(
-            f"The demo dataset {fetched.url} has no paths.yaml at its root.",
+            f"The demo dataset {fetched.url_redacted} has no paths.yaml at its root.",
             hint="It needs one with data_path and labels_path.",
         )
     paths = load_yaml(paths_file)
     if not isinstance(paths, dict):
-        raise InvalidEntityError(f"paths.yaml of the demo dataset {fetched.url} must be a map.")
+        raise InvalidEntityError(f"paths.yaml of the demo dataset {fetched.url_redacted} must be a map.")
     return DemoData(
-        data=_inside(root, paths, "data_path", fetched.url),
-        labels=_inside(root, paths, "labels_path", fetched.url),
-        metadata=_inside(root, paths, "metadata_path", fetched.url) if paths.get("metadata_path") else None,
+        data=_inside(root, paths, "data_path", fetched.url_redacted),
+        labels=_inside(root, paths, "labels_path", fetched.url_redacted),
+        metadata=_inside(root, paths, "metadata_path", fetched.url_redacted) if paths.get("metadata_path") else None,
         source=source,
     )
 

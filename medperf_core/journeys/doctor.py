@@ -60,7 +60,7 @@ def _runners(site: Site) -> Iterator[Check]:
     for descriptor in site.plugins.all(RunnerPlugin):
         chosen = site.effective.platform in (descriptor.name, *descriptor.aliases)
         try:
-            runner = descriptor.make(site.settings(descriptor), site.context)
+            runner = site.make_runner(descriptor)
             for check in runner.doctor():
                 failed = check.health is Health.FAILED and not chosen
                 yield attrs.evolve(check, health=Health.WARNING) if failed else check

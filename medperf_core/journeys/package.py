@@ -19,6 +19,7 @@ from medperf_core.plugin.events import StepFinished, StepStarted
 from medperf_core.plugin.manifest import load_yaml
 from medperf_core.plugin.role_check import check_role
 from medperf_core.site.archive import pack_tree
+from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
 FOLDER = "deploy"
@@ -81,11 +82,10 @@ def package(site: Site, path: Path, role: Role | None = None, output: Path | Non
     if problems or found_role is None:
         raise InvalidEntityError(f"{local.path} cannot be packaged:", problems=problems)
     target = output or local.path.parent / FOLDER
-    if target.exists() and any(target.iterdir()) and not (target / INDEX).is_file():
-        raise UsageError(f"{target} holds files that were not made by packaging.", hint="Give another --output.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not _is_package(target):
+        raise UsageError(f"{target} was not made by packaging, so it is not replaced.", hint="Give another --output.")
     staged = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
-    staged.mkdir()
+    make_folder(staged, f"The package {target}")
     try:
         files, images = _write(site, local, staged)
         index = {
@@ -125,7 +125,9 @@ def check_container(local: LocalContainer, role: Role | None) -> list[str]:
                 place = local.files.additional_files and local.files.additional_files / volume.subpath
                 if place is None or not place.exists():
                     problems.append(f"{task.name} reads additional_files/{volume.subpath}, which is not in workspace/")
-    if not local.spec.sources:
+    if local.spec.project is not None and local.path.is_relative_to(Path(local.spec.project).resolve()):
+        problems.append("process.project holds the manifest itself: put the code into a folder of its own")
+    if not local.spec.sources and "image_url" not in local.spec.carried:
         problems.append("it names no image, no build context that is there, and no process: project")
     return list(dict.fromkeys(problems))
 
@@ -169,6 +171,25 @@ def _replace(target: Path, staged: Path) -> None:
     if target.exists():
         old = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
         target.rename(old)
-    staged.rename(target)
+    try:
+        staged.rename(target)
+    except BaseException:
+        if old is not None:
+            old.rename(target)
+        raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether a folder is empty or holds a package and nothing else, so that it may be replaced."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return names <= {INDEX, *(entry["name"] for entry in index["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

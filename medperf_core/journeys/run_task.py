@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medperf_core.entities import TaskSpec
 from medperf_core.errors import UsageError
-from medperf_core.journeys.containers import resolve
-from medperf_core.journeys.tasks import build_mounts, check_outputs, execute, task_request
+from medperf_core.journeys.containers import is_uid, read_local, resolve
+from medperf_core.journeys.tasks import NOTHING, build_mounts, check_outputs, execute, permit_run, task_request
 from medperf_core.plugin.runner import TaskOutcome
+from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
 
@@ -36,30 +37,34 @@ def run_container_task(
         UsageError: the output folder is in use, or an input names no volume of the task.
         ExecutionError: the task failed.
     """
+    output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"The output folder {output} is not empty.", hint="Give a new one with --output.")
+    if not is_uid(container):
+        _check_names(read_local(site, Path(container)).spec.task(task), inputs)
     ready = resolve(site, container)
     spec = ready.spec.task(task)
-    offers = {volume.offer for volume in spec.volumes if not volume.writable}
-    unknown = sorted(set(inputs) - offers)
-    if unknown:
-        raise UsageError(
-            f"The task {task} has no input {unknown[0]!r}.", hint=f"It has: {', '.join(sorted(offers)) or 'none'}."
-        )
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staged = output.parent / f".{output.name}-{uuid.uuid4().hex[:8]}"
-    staged.mkdir()
+    _check_names(spec, inputs)
+    permit_run(site, ready, task, None)
+    make_folder(output, f"The output folder {output}")
     try:
-        mounts = build_mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, staged / "out")
+        mounts = build_mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, output)
         if show_command is not None:
             show_command(site.runner.command_line(ready.image, task_request(site, spec, mounts)))
         outcome = execute(site, ready, spec, mounts)
         check_outputs(spec, mounts)
-        (staged / "out").mkdir(exist_ok=True)
-        if output.exists():
-            output.rmdir()
-        (staged / "out").rename(output)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(output / NOTHING, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)  # it was empty or not there before
+        raise
     return outcome
+
+
+def _check_names(spec: TaskSpec, inputs: Mapping[str, Path]) -> None:
+    offers = {volume.offer for volume in spec.volumes if not volume.writable}
+    unknown = sorted(set(inputs) - offers)
+    if unknown:
+        raise UsageError(
+            f"The task {spec.name} has no input {unknown[0]!r}.",
+            hint=f"It has: {', '.join(sorted(offers)) or 'none'}.",
+        )

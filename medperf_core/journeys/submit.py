@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from medperf_core.entities import (
 )
 from medperf_core.entities.roles import role_of
 from medperf_core.errors import InvalidEntityError, UsageError
-from medperf_core.journeys.containers import packager_for
+from medperf_core.journeys.containers import image_file_kind, packager_for
 from medperf_core.journeys.package import PROJECT_FILE
 from medperf_core.plugin.digest import source_digest
 from medperf_core.plugin.manifest import load_manifest, load_yaml
@@ -65,11 +66,36 @@ def submit_container(site: Site, name: str, files: HostedFiles, *, development: 
         DeniedError: the person or a policy said no; nothing was sent.
     """
     container = draft_container(site, name, files, development=development)
-    is_model = role_of(container.tasks) is Role.MODEL
-    registered = site.gate.create(Model.wrapping(container) if is_model else container)
+    draft = Model.wrapping(container) if role_of(container.tasks) is Role.MODEL else container
+    earlier = _registered(site, draft)
+    if earlier is not None:
+        site.notice(f"{name} is registered already, with the same files; nothing was sent.")
+        return earlier
+    registered = site.gate.create(draft)
     if not isinstance(registered, (Container, Model)):
         raise InvalidEntityError(f"The server answered with a {type(registered).__name__} instead of a container.")
     return registered
+
+
+def _registered(site: Site, draft: Container | Model) -> Container | Model | None:
+    """What this user registered before from the same files: a command that is repeated goes on from there."""
+    found: Iterable[Container | Model] = site.server.list(type(draft), mine=True, name=draft.name)
+    return next((item for item in found if item.is_valid and _content(item) == _content(draft)), None)
+
+
+def _content(item: Container | Model) -> tuple[object, ...]:
+    container = item.container if isinstance(item, Model) else item
+    if container is None:
+        return (item.name,)
+    return (
+        item.name,
+        item.state,
+        container.container_config,
+        container.parameters_config,
+        container.image_hash,
+        container.additional_files_tarball_hash,
+        container.metadata.get("sources"),
+    )
 
 
 def draft_container(site: Site, name: str, files: HostedFiles, *, development: bool = False) -> Container:
@@ -80,6 +106,7 @@ def draft_container(site: Site, name: str, files: HostedFiles, *, development: b
         if url is None:
             return None
         fetched = site.fetch(url, origin=Origin.TYPED, sha256=sha256)
+        _check_address(site, fetched)
         sources[part] = {"url": fetched.url, "sha256": fetched.sha256}
         return fetched
 
@@ -103,7 +130,8 @@ def draft_container(site: Site, name: str, files: HostedFiles, *, development: b
     additional = fetch("additional", files.additional, files.additional_hash)
     if additional:
         site.cache.tree(additional.sha256)  # an archive that cannot be unpacked safely is found now, not at a hospital
-    image_file = fetch("image", files.image, files.image_hash)
+    image_url = files.image or (None if spec.sources else spec.carried.get("image_url"))
+    image_file = fetch("image", image_url, files.image_hash)
 
     problems = _problems(spec, parameters_file, additional)
     if problems:
@@ -119,6 +147,20 @@ def draft_container(site: Site, name: str, files: HostedFiles, *, development: b
         state=State.DEVELOPMENT if development else State.OPERATION,
         metadata={"sources": sources, "images": [str(image) for image in images]},
     )
+
+
+def _check_address(site: Site, fetched: Fetched) -> None:
+    """Refuse to register an address that others cannot or must not use."""
+    if fetched.url.startswith("file:") and not site.server.trusted_addresses:
+        raise UsageError(
+            f"{fetched.url_redacted} is a file of this machine, which nobody else can fetch.",
+            hint="Host it and give its https address.",
+        )
+    if site.redact(fetched.url) != fetched.url:
+        raise UsageError(
+            f"The address {fetched.url_redacted} holds a password, token or signature, which everybody would see.",
+            hint="Host the file where it can be fetched without one.",
+        )
 
 
 def sibling(url: str, name: str) -> str:
@@ -163,7 +205,7 @@ def image_identities(
     if project is not None:
         found.append(ImageIdentity(IdentityKind.SOURCE, source_digest(project)))
     if image_file is not None:
-        kind = SourceKind.SIF if spec.carried.get("image_kind") == "sif" else SourceKind.ARCHIVE
+        kind = image_file_kind(spec)
         source = ImageSource(kind, str(image_file.path))
         found.append(ImageIdentity(IdentityKind(kind.value), f"sha256:{image_file.sha256}"))
         if site.runner.supports(source):

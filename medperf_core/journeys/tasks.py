@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from medperf_core.entities import StepRecord, TaskSpec, VolumeKind, VolumeSpec
-from medperf_core.entities.codec import to_data
-from medperf_core.entities.roles import ADDITIONAL_FILES, PARAMETERS, VolumeRule, volume_rules
+from medperf_core.entities.checks import json_problem
+from medperf_core.entities.roles import ADDITIONAL_FILES, PARAMETERS, TASKS, VolumeRule, volume_rules
 from medperf_core.errors import ExecutionError, InvalidEntityError, MedperfError, TimeLimitError
 from medperf_core.journeys.containers import ReadyContainer
+from medperf_core.plugin.descriptors import RunnerPlugin
 from medperf_core.plugin.digest import path_digest
 from medperf_core.plugin.executor import TaskJob
+from medperf_core.plugin.isolation import check_isolation
+from medperf_core.plugin.manifest import load_yaml
 from medperf_core.plugin.policy import Action, PolicySubject
-from medperf_core.plugin.runner import Mount, Resources, TaskOutcome, TaskRequest
+from medperf_core.plugin.runner import Mount, TaskOutcome, TaskRequest
+from medperf_core.plugin.worker import needed_limits
+from medperf_core.site.options import parse_size
 from medperf_core.site.site import Site
+
+NOTHING = ".nothing"
+"""Name, among the outputs, of the empty folder that stands for an input that there is not."""
+
+SHM_LIMIT = 16 << 30
+"""Bytes of /dev/shm that a manifest may ask for where the site sets no memory limit."""
 
 OUTPUT_FILE_NAMES = {"statistics": "statistics.yaml", "evaluate": "results.yaml"}
 
@@ -57,7 +68,7 @@ def build_mounts(
         if rule is None:
             if volume.offer in inputs and not volume.writable:
                 rule = VolumeRule(volume.offer, volume.kind, writable=False)
-            elif volume.writable and task.name not in OUTPUT_TASKS:
+            elif volume.writable and task.name not in FIELD_TASKS:
                 rule = VolumeRule(volume.offer, volume.kind, writable=True)
             else:
                 problems.append(f"{volume.label}: {task.name} gets nothing of that name")
@@ -67,7 +78,10 @@ def build_mounts(
             problems.append(f"{volume.label}: it is {direction} of {task.name}, whatever the manifest says")
             continue
         try:
-            path = _output(volume, rule, task, outputs) if rule.writable else _input(volume, container, inputs, outputs)
+            if rule.writable:
+                path = _output(volume, rule, task, outputs)
+            else:
+                path = _input(volume, rule, container, inputs, outputs)
         except InvalidEntityError as error:
             problems.append(error.message)
             continue
@@ -82,11 +96,13 @@ def build_mounts(
     return tuple(mounts)
 
 
-OUTPUT_TASKS = frozenset({"prepare", "sanity_check", "statistics", "infer", "evaluate"})
+FIELD_TASKS = frozenset(task for tasks in TASKS.values() for task in tasks)
 """Tasks whose outputs are all known; a task of another name may write what its manifest calls an output."""
 
 
-def _input(volume: VolumeSpec, container: ReadyContainer, inputs: Mapping[str, Path], outputs: Path) -> Path:
+def _input(
+    volume: VolumeSpec, rule: VolumeRule, container: ReadyContainer, inputs: Mapping[str, Path], outputs: Path
+) -> Path:
     if volume.offer == PARAMETERS:
         found = inputs.get(PARAMETERS, container.parameters)
         if found is None:
@@ -96,10 +112,11 @@ def _input(volume: VolumeSpec, container: ReadyContainer, inputs: Mapping[str, P
         if found is None:
             if volume.subpath:
                 raise InvalidEntityError(f"{volume.label}: additional_files/{volume.subpath} is not there")
-            found = outputs.parent / "no_additional_files"
-            found.mkdir(exist_ok=True)
+            found = _nothing(outputs)
     else:
         found = inputs.get(volume.offer)
+        if found is None and not rule.required and rule.kind is VolumeKind.DIRECTORY:
+            found = _nothing(outputs)
         if found is None:
             raise InvalidEntityError(f"{volume.label}: no path was given for it")
     place = (found / volume.subpath).resolve()
@@ -112,6 +129,13 @@ def _input(volume: VolumeSpec, container: ReadyContainer, inputs: Mapping[str, P
     return place
 
 
+def _nothing(outputs: Path) -> Path:
+    """An empty folder, for an optional input that there is not."""
+    folder = outputs / NOTHING
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _output(volume: VolumeSpec, rule: VolumeRule, task: TaskSpec, outputs: Path) -> Path:
     folder = outputs / volume.offer
     folder.mkdir(parents=True)
@@ -122,61 +146,87 @@ def _output(volume: VolumeSpec, rule: VolumeRule, task: TaskSpec, outputs: Path)
     return path
 
 
-def site_resources(site: Site) -> Resources:
-    """The resources that the site gives to a task."""
-    return site.effective.resources
+def permit_run(site: Site, container: ReadyContainer, task: str, benchmark: int | None) -> tuple[str, ...]:
+    """Let a task pass the policies and the guarantees of this site, before anything of it is started or reused.
 
-
-def execute(
-    site: Site, container: ReadyContainer, task: TaskSpec, mounts: tuple[Mount, ...], *, benchmark: int | None = None
-) -> TaskOutcome:
-    """Run a task: policy, then the executor; its log is kept in the site's logs.
+    Returns:
+        The waivers that it needs.
 
     Raises:
         DeniedError: a policy says no.
         IsolationError: a guarantee is missing and was not waived.
-        TimeLimitError, ExecutionError: the task failed; with its exit code and last lines.
+        ExecutionError: GPUs are asked for that the runner cannot give.
     """
-    what = f"task {task.name} of {container.name or container.ref}"
+    resources = site.effective.resources
+    capabilities = site.capabilities
+    if resources.gpus and not capabilities.gpus:
+        raise ExecutionError(
+            f"{capabilities.engine} has no GPUs to give, but {resources.gpus} were asked for.",
+            hint="Use --gpus none, or see medperf doctor.",
+        )
+    limits = needed_limits(resources, site.effective.time_limits.get(task))
+    waived = check_isolation(capabilities, container.image.identities, site.effective.waivers, limits)
     site.permit(
         Action.RUN,
         PolicySubject(
-            what=what,
+            what=f"task {task} of {container.name or container.ref}",
             owner=container.owner,
             benchmark=benchmark,
             images=tuple(map(str, container.image.identities)),
-            details={"task": task.name, "container": container.ref},
+            details={"task": task, "container": container.ref, "waivers": list(waived)},
         ),
     )
+    return waived
+
+
+def execute(
+    site: Site,
+    container: ReadyContainer,
+    task: TaskSpec,
+    mounts: tuple[Mount, ...],
+    *,
+    change: Callable[[TaskRequest], TaskRequest] | None = None,
+) -> TaskOutcome:
+    """Run a task that was permitted; its log is kept in the site's logs.
+
+    Args:
+        change: makes the request that runs from the usual one.
+
+    Raises:
+        TimeLimitError, ExecutionError: the task failed; with its exit code and last lines.
+    """
+    what = f"task {task.name} of {container.name or container.ref}"
+    request = task_request(site, task, mounts)
     job = TaskJob(
         id=uuid.uuid4().hex,
         runner=site.effective.platform,
         settings=_runner_settings(site),
         source=container.source,
         expected=container.image.identities,
-        request=task_request(site, task, mounts),
+        request=change(request) if change else request,
         waivers=tuple(map(str, site.effective.waivers)),
+        offline=site.effective.offline,
+        proxies=site.profile.proxies,
+        ca_bundle=site.profile.ca_bundle,
     )
-    (site.temp / f"job-{job.id}.json").write_text(json.dumps(to_data(job)), encoding="utf-8")
-    handle = site.executor.submit(job)
-    try:
-        for event in handle.events():
-            site.emit(event)
-    except BaseException:
-        handle.cancel()
-        raise
-    outcome = handle.outcome()
-    _raise_failure(site, what, job, outcome)
+    with site.jobs.noted(job.id, what):
+        handle = site.executor.submit(job)
+        try:
+            for event in handle.events():
+                site.emit(event)
+        except BaseException:
+            handle.cancel()
+            raise
+        outcome = handle.outcome()
+    _raise_failure(what, job, outcome)
     return outcome
 
 
 def task_request(site: Site, task: TaskSpec, mounts: tuple[Mount, ...]) -> TaskRequest:
     """The request for a task with the site's resources and limits; the manifest may narrow them, not widen."""
-    resources = site_resources(site)
+    resources = site.effective.resources
     if task.shm_size and resources.shm_size is None:
-        from medperf_core.site.options import parse_size
-
-        resources = attrs.evolve(resources, shm_size=parse_size(task.shm_size))
+        resources = attrs.evolve(resources, shm_size=min(parse_size(task.shm_size), resources.memory or SHM_LIMIT))
     log = site.home.logs_dir / "tasks" / f"{task.name}-{uuid.uuid4().hex[:12]}.log"
     return TaskRequest(
         task=task, mounts=mounts, log=log, resources=resources, time_limit=site.effective.time_limits.get(task.name)
@@ -184,28 +234,31 @@ def task_request(site: Site, task: TaskSpec, mounts: tuple[Mount, ...]) -> TaskR
 
 
 def _runner_settings(site: Site) -> dict[str, object]:
-    from medperf_core.plugin.descriptors import RunnerPlugin
-
     settings = site.settings(site.plugins.get(RunnerPlugin, site.effective.platform))
     return {field.name: getattr(settings, field.name) for field in attrs.fields(type(settings))}
 
 
-def _raise_failure(site: Site, what: str, job: TaskJob, outcome: TaskOutcome) -> None:
+def _raise_failure(what: str, job: TaskJob, outcome: TaskOutcome) -> None:
     tail = "".join(f"\n    {line}" for line in outcome.tail[-12:])
     said = f" Its last lines were:{tail}" if tail else " It wrote nothing."
-    log = f"\nAll of its output is in {job.request.log}"
+    log = f"{said}\nAll of its output is in {job.request.log}."
     if outcome.timed_out:
         raise TimeLimitError(
-            f"The {what} ran past its time limit of {job.request.time_limit:g} s and was stopped.{said}{log}",
-            hint=f"(give it more with --time-limit {job.request.task.name}=SECONDS).",
+            f"The {what} ran past its time limit of {job.request.time_limit:g} s and was stopped.{log}",
+            hint=f"Give it more with: --time-limit {job.request.task.name}=SECONDS",
         )
     if outcome.out_of_memory:
         raise ExecutionError(
-            f"The {what} needed more memory than it may use and was stopped.{said}{log}",
-            hint="(give it more with --memory).",
+            f"The {what} needed more memory than it may use and was stopped.{log}",
+            hint="Give it more with: --memory SIZE",
+        )
+    if outcome.too_many_processes:
+        raise ExecutionError(
+            f"The {what} started more processes than it may and was stopped.{log}",
+            hint="The profile's key processes says how many it may have.",
         )
     if outcome.exit_code != 0:
-        raise ExecutionError(f"The {what} failed with exit code {outcome.exit_code}.{said}{log}.")
+        raise ExecutionError(f"The {what} failed with exit code {outcome.exit_code}.{log}")
 
 
 def record_of(container: ReadyContainer, task: TaskSpec, inputs: Mapping[str, str], outcome: TaskOutcome) -> StepRecord:
@@ -240,7 +293,10 @@ def check_outputs(task: TaskSpec, mounts: tuple[Mount, ...]) -> dict[str, Volume
         whole = path.is_dir() if mount.kind is VolumeKind.DIRECTORY else path.is_file()
         if path.is_symlink() or not whole:
             raise ExecutionError(f"The task {task.name} put something else where its output {volume.label} should be.")
+        rule = volume_rules(task.name).get(volume.offer)
         if mount.kind is VolumeKind.FILE and path.stat().st_size == 0:
+            if rule is not None and not rule.required:
+                continue
             raise ExecutionError(f"The task {task.name} ended well but wrote nothing to its output {volume.label}.")
         try:
             found[volume.offer] = Volume.of(path)
@@ -253,6 +309,24 @@ def check_outputs(task: TaskSpec, mounts: tuple[Mount, ...]) -> dict[str, Volume
                 f"The output {volume.label} of the task {task.name} cannot be read: {error.strerror}."
             ) from error
     return found
+
+
+def read_map(path: Path, what: str) -> dict[str, Any]:
+    """A YAML map that a container wrote, checked as hostile input.
+
+    Raises:
+        ExecutionError: it is not YAML, not a map, empty, or holds what JSON cannot carry.
+    """
+    try:
+        data = load_yaml(path)
+    except InvalidEntityError as error:
+        raise ExecutionError(f"The container's {what} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not data:
+        raise ExecutionError(f"The container's {what} file must hold a map that is not empty.")
+    problem = json_problem(data)
+    if problem:
+        raise ExecutionError(f"The container's {what} file {problem}.")
+    return data
 
 
 def move_folder(source: Path, target: Path) -> None:

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
     from medperf_core.plugin.executor import Executor, JobHandle, JobState, TaskJob
     from medperf_core.plugin.hookspecs import hookimpl
-    from medperf_core.plugin.isolation import Capabilities, Enforcement, Guarantee, Limit, Waiver, check_isolation
+    from medperf_core.plugin.isolation import (
+        Capabilities,
+        Condition,
+        Enforcement,
+        Guarantee,
+        Limit,
+        Waiver,
+        check_isolation,
+    )
     from medperf_core.plugin.packager import LocalFiles, Manifest, Packager
     from medperf_core.plugin.policy import Action, Decision, PolicySubject
     from medperf_core.plugin.runner import (
@@ -45,7 +53,7 @@ _HOMES = {
     "events": ("Event", "Notice", "Progress", "StepFinished", "StepStarted", "TaskLog"),
     "executor": ("Executor", "JobHandle", "JobState", "TaskJob"),
     "hookspecs": ("hookimpl",),
-    "isolation": ("Capabilities", "Enforcement", "Guarantee", "Limit", "Waiver", "check_isolation"),
+    "isolation": ("Capabilities", "Condition", "Enforcement", "Guarantee", "Limit", "Waiver", "check_isolation"),
     "packager": ("LocalFiles", "Manifest", "Packager"),
     "policy": ("Action", "Decision", "PolicySubject"),
     "runner": ("Gpus", "Mount", "PreparedImage", "Resources", "Runner", "TaskOutcome", "TaskRequest"),
@@ -62,6 +70,7 @@ __all__ = [
     "CancelToken",
     "Capabilities",
     "Check",
+    "Condition",
     "Decision",
     "Descriptor",
     "Enforcement",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,9 +18,21 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._children: weakref.WeakSet[CancelToken] = weakref.WeakSet()
+
+    def child(self) -> CancelToken:
+        """A token of its own for a part of the work: cancelled with this one, but not the other way round."""
+        token = CancelToken()
+        self._children.add(token)
+        if self.cancelled:
+            token.cancel()
+        return token
 
     def cancel(self) -> None:
+        """Set it, and all of its children."""
         self._event.set()
+        for token in list(self._children):
+            token.cancel()
 
     @property
     def cancelled(self) -> bool:

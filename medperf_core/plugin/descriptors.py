@@ -10,7 +10,7 @@ import attrs
 from medperf_core.plugin.settings import NoSettings
 
 if TYPE_CHECKING:  # descriptors are read at every start, so nothing that they only name is imported
-    from medperf_core.plugin.context import BackendContext
+    from medperf_core.plugin.context import BackendContext, CancelToken
     from medperf_core.plugin.events import Event
     from medperf_core.plugin.executor import Executor, TaskJob
     from medperf_core.plugin.packager import Packager
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # descriptors are read at every start, so nothing that they o
     from medperf_core.plugin.server import ServerClient
     from medperf_core.plugin.storage import Storage
 
-    RunJob = Callable[[TaskJob, Callable[[Event], None]], TaskOutcome]
+    RunJob = Callable[[TaskJob, Callable[[Event], None], CancelToken], TaskOutcome]
 
 
 @attrs.frozen(kw_only=True)
@@ -93,8 +93,8 @@ class ServerPlugin(Descriptor):
 class ExecutorPlugin(Descriptor):
     """An executor. ``make(settings, context, run)`` returns it.
 
-    ``run(job, emit)`` probes, verifies and runs a job on this machine, as ``medperf_core.plugin.worker`` does on
-    another one; ``emit`` is told what happens.
+    ``run(job, emit, cancel)`` probes, verifies and runs a job on this machine, as ``medperf_core.plugin.worker`` does
+    on another one; ``emit`` is told what happens, ``cancel`` stops it.
     """
 
     seam: ClassVar[str] = "executor"

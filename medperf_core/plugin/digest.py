@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+import stat
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import attrs
 
@@ -24,6 +27,10 @@ IGNORED_IN_SOURCES = frozenset({".git", "__pycache__", ".DS_Store", ".pytest_cac
 """Names that are neither packed nor hashed in a source tree: they change without the source changing."""
 
 CHUNK = 1 << 20
+_THREADS = 4  # more find the disk or the interpreter's lock in their way
+_BUFFER = 1 << 18
+# A link or pipe that took a file's place after its folder was read is neither followed nor waited for.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def file_digest(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
@@ -58,43 +65,89 @@ class TreeEntry:
     link: str | None = None
 
 
+class ScannedLink(NamedTuple):
+    """A symbolic link of a tree: its path relative to the tree, with ``/``, where it is here, and its target."""
+
+    path: str
+    place: str
+    target: str
+
+
+class HashedFile(NamedTuple):
+    """What was read from a file: its hexadecimal SHA-256, and its status when it was opened."""
+
+    sha256: str
+    status: os.stat_result
+
+
+def scan_tree(
+    root: Path, ignored: frozenset[str], on_file: Callable[[str, os.DirEntry[str]], object]
+) -> list[ScannedLink]:
+    """Read the folders of a tree; returns its links.
+
+    Args:
+        on_file: is told each file's path relative to ``root`` and what its folder says of it, in no order. A tree may
+            have millions: keeping the ``DirEntry`` would keep a kilobyte for each.
+
+    Raises:
+        InvalidEntityError: as ``tree_entries``, after all files were told.
+    """
+    links: list[ScannedLink] = []
+    problems: list[str] = []
+    folders = [(str(root), "")]
+    while folders:
+        folder, prefix = folders.pop()
+        with os.scandir(folder) as listing:
+            for item in listing:
+                name = item.name
+                if ignored and (name in ignored or name.startswith("._")):
+                    continue
+                path = prefix + name
+                if not name.isascii() and not _is_utf8(name):
+                    problems.append(f"{path!r}: its name is not valid UTF-8")
+                elif item.is_file(follow_symlinks=False):
+                    on_file(path, item)
+                elif item.is_dir(follow_symlinks=False):
+                    folders.append((item.path, path + "/"))
+                elif item.is_symlink():
+                    target = str(Path(item.path).readlink())
+                    if not _is_utf8(target):
+                        problems.append(f"{path}: a symbolic link to {target!r}, which is not valid UTF-8")
+                    elif leads_out(path, target) or not _within(Path(item.path), Path(folder), path):
+                        problems.append(f"{path}: a symbolic link to {target}, which is outside")
+                    links.append(ScannedLink(path, item.path, target))
+                else:
+                    problems.append(f"{path}: neither a file nor a folder nor a link")
+    if problems:
+        raise InvalidEntityError(f"The folder {root} cannot be hashed or packed:", problems=problems)
+    return links
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def tree_entries(root: Path, ignored: frozenset[str] = frozenset()) -> list[TreeEntry]:
-    """The files and links below ``root``, sorted by path.
+    """The files and links below ``root``, sorted by the bytes of their paths.
 
     Raises:
         InvalidEntityError: something else than a file, folder or link is there, a link leads out of the tree, or
-            a name cannot be written in UTF-8; all are listed.
+            a name or target cannot be written in UTF-8; all are listed.
     """
-    problems: list[str] = []
-    entries = sorted(_walk(root, "", ignored, problems), key=lambda entry: entry.path.encode())
-    if problems:
-        raise InvalidEntityError(f"The folder {root} cannot be hashed or packed:", problems=problems)
-    return entries
+    entries: list[TreeEntry] = []
 
+    def on_file(path: str, item: os.DirEntry[str]) -> None:
+        status = item.stat(follow_symlinks=False)
+        entries.append(TreeEntry(path, Path(item.path), status.st_size, bool(status.st_mode & stat.S_IXUSR)))
 
-def _walk(folder: Path, prefix: str, ignored: frozenset[str], problems: list[str]) -> Iterator[TreeEntry]:
-    with os.scandir(folder) as listing:
-        for item in listing:
-            if item.name in ignored or (ignored and item.name.startswith("._")):
-                continue
-            path = prefix + item.name
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                problems.append(f"{path!r}: its name is not valid UTF-8")
-                continue
-            if item.is_symlink():
-                target = str(Path(item.path).readlink())
-                if leads_out(path, target) or not _within(Path(item.path), folder, path):
-                    problems.append(f"{path}: a symbolic link to {target}, which is outside")
-                yield TreeEntry(path, Path(item.path), 0, False, target)
-            elif item.is_dir(follow_symlinks=False):
-                yield from _walk(Path(item.path), path + "/", ignored, problems)
-            elif item.is_file(follow_symlinks=False):
-                status = item.stat(follow_symlinks=False)
-                yield TreeEntry(path, Path(item.path), status.st_size, bool(status.st_mode & 0o100))
-            else:
-                problems.append(f"{path}: neither a file nor a folder nor a link")
+    links = scan_tree(root, ignored, on_file)
+    entries += [TreeEntry(link.path, Path(link.place), 0, False, link.target) for link in links]
+    # Paths are valid UTF-8 by now, so their characters sort as their bytes do.
+    return sorted(entries, key=lambda entry: entry.path)
 
 
 def _within(link: Path, folder: Path, path: str) -> bool:
@@ -125,15 +178,129 @@ def tree_digest(
     The hash is taken over one record per file, in order of the paths' UTF-8 bytes:
     ``f`` or ``x`` (executable), size, hexadecimal SHA-256 and path; for a link ``l``, 0, its target's SHA-256 and
     path; fields separated by a space, records ended by NUL. Empty folders, times and owners do not count.
+
+    Args:
+        on_bytes: is told the size of each piece read, by one thread at a time.
+
+    Raises:
+        InvalidEntityError: see ``tree_entries``; or a file changed meanwhile.
+        OSError: a file or folder cannot be read.
     """
+    paths: list[str] = []
+    links = scan_tree(root, ignored, lambda path, _: paths.append(path))
+    paths.sort()
+    records = [
+        file_record(path, status.st_size, status.st_mode, sha256)
+        for path, (sha256, status) in zip(
+            paths, hash_files([f"{root}/{path}" for path in paths], on_bytes), strict=True
+        )
+    ]
+    return combined_digest(records, links)
+
+
+def file_record(path: str, size: int, mode: int, sha256: str) -> tuple[str, str]:
+    """A file's path and what ``tree_digest`` hashes of it."""
+    return path, f"{'x' if mode & stat.S_IXUSR else 'f'} {size} {sha256} {path}\0"
+
+
+def combined_digest(files: Iterable[tuple[str, str]], links: Iterable[ScannedLink]) -> str:
+    """The ``tree_digest`` over the records of a tree's files, and its links."""
+    records = [*files]
+    records += [(path, f"l 0 {hashlib.sha256(target.encode()).hexdigest()} {path}\0") for path, _, target in links]
     digest = hashlib.sha256()
-    for entry in tree_entries(root, ignored):
-        if entry.link is not None:
-            kind, content = "l", hashlib.sha256(entry.link.encode()).hexdigest()
-        else:
-            kind, content = "x" if entry.executable else "f", file_digest(entry.absolute, on_bytes)
-        digest.update(f"{kind} {entry.size} {content} {entry.path}\0".encode())
+    for _, record in sorted(records):
+        digest.update(record.encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def hash_files(paths: Sequence[str], on_bytes: Callable[[int], None] | None = None) -> list[HashedFile]:
+    """Read and hash each file, several at a time.
+
+    Raises:
+        InvalidEntityError: one is no file any more, or its size changed while it was read.
+        OSError: one cannot be read.
+    """
+    return _Hashing(paths, on_bytes).run()
+
+
+class _Hashing:
+    """One run of ``hash_files``: each thread takes the next file when it is done with its last."""
+
+    def __init__(self, paths: Sequence[str], on_bytes: Callable[[int], None] | None) -> None:
+        self._paths = paths
+        self._on_bytes = on_bytes
+        self._told = threading.Lock()
+        self._next = iter(range(len(paths)))
+        self._found: dict[int, HashedFile] = {}
+        self._failures: list[BaseException] = []
+        self._stopped = False
+
+    def run(self) -> list[HashedFile]:
+        count = min(_THREADS, os.cpu_count() or 1, len(self._paths))
+        helpers = [threading.Thread(target=self._help, name="hashing") for _ in range(count - 1)]
+        for helper in helpers:
+            helper.start()
+        try:
+            self._work()
+            for helper in helpers:
+                helper.join()
+        finally:
+            self._stopped = True
+            for helper in helpers:
+                helper.join()
+        if self._failures:
+            raise self._failures[0]
+        return [self._found[index] for index in range(len(self._paths))]
+
+    def _help(self) -> None:
+        try:
+            self._work()
+        except BaseException as failure:
+            self._failures.append(failure)
+            self._stopped = True
+
+    def _work(self) -> None:
+        buffer = memoryview(bytearray(_BUFFER))
+        paths, found = self._paths, self._found
+        for index in self._next:
+            hashed = self._hash(paths[index], buffer)
+            if hashed is None:
+                return
+            found[index] = hashed
+
+    def _hash(self, path: str, buffer: memoryview) -> HashedFile | None:
+        """None if the others have stopped."""
+        digest = hashlib.sha256()
+        descriptor = os.open(path, _OPEN)
+        try:
+            status = os.fstat(descriptor)
+            left = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                raise _changed(path)
+            # The buffer has room for more than a small file, so that one that grew is noticed.
+            while left > 0:
+                count = os.readv(descriptor, (buffer,))
+                if not count:
+                    break
+                digest.update(buffer[:count])
+                left -= count
+                if self._on_bytes:
+                    with self._told:
+                        self._on_bytes(count)
+                if self._stopped:
+                    return None
+        finally:
+            os.close(descriptor)
+        if left:
+            raise _changed(path)
+        return HashedFile(digest.hexdigest(), status)
+
+
+def _changed(path: str) -> InvalidEntityError:
+    return InvalidEntityError(
+        f"The file {path} cannot be hashed:",
+        problems=["it changed while it was read; run it again when nothing writes to it"],
+    )
 
 
 def source_digest(root: Path) -> str:

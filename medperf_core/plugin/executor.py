@@ -26,6 +26,7 @@ class TaskJob:
         expected: identities that the image must have.
         request: the task.
         waivers: what the person at the site allowed, as ``--allow`` takes it.
+        offline, proxies, ca_bundle: as in ``BackendContext``, for the far side.
     """
 
     id: str
@@ -35,6 +36,9 @@ class TaskJob:
     expected: tuple[ImageIdentity, ...]
     request: TaskRequest
     waivers: tuple[str, ...] = ()
+    offline: bool = False
+    proxies: Mapping[str, str] = attrs.field(factory=dict)
+    ca_bundle: str | None = None
 
 
 class JobState(StrEnum):

@@ -46,6 +46,17 @@ class Enforcement(StrEnum):
     NONE = "none"
 
 
+class Condition(StrEnum):
+    """What a runner may be able to make different for a task, to find out what would break on another site."""
+
+    USER = "user"
+    """Runs as the account in ``TaskRequest.user``, with outputs that it can write and the caller can remove."""
+    TMP_SIZE = "tmp-size"
+    """Holds /tmp to ``Resources.tmp_size``."""
+    WORKING_DIR = "working-dir"
+    """Starts in ``TaskRequest.working_dir``."""
+
+
 NO_ISOLATION = "no-isolation"
 
 WAIVERS: dict[str, str] = {
@@ -57,7 +68,7 @@ WAIVERS: dict[str, str] = {
     "no-memory-limit": "run although memory cannot be limited",
     "no-process-limit": "run although the number of processes cannot be limited",
     "no-cpu-limit": "run although the use of CPUs cannot be limited",
-    "no-disk-limit": "run although the use of disk cannot be limited",
+    "no-time-limit": "run although the time cannot be limited",
     "plain-http": "fetch over http without encryption from other machines",
 }
 """Every name that ``--allow`` takes, with its meaning. A name may be followed by ``=`` and an image identity
@@ -73,7 +84,7 @@ _LIMIT_WAIVERS = {
     Limit.MEMORY: "no-memory-limit",
     Limit.PROCESSES: "no-process-limit",
     Limit.CPU: "no-cpu-limit",
-    Limit.DISK: "no-disk-limit",
+    Limit.TIME: "no-time-limit",
 }
 
 
@@ -117,6 +128,7 @@ class Capabilities:
         limits: who holds each limit.
         gpus: whether GPUs can be handed to a task.
         notes: what the person at the site should know, one sentence each.
+        conditions: those that it can make; the core asks for no others.
     """
 
     engine: str
@@ -124,13 +136,14 @@ class Capabilities:
     limits: dict[Limit, Enforcement] = attrs.field(factory=dict)
     gpus: bool = False
     notes: tuple[str, ...] = ()
+    conditions: frozenset[Condition] = frozenset()
 
 
 def check_isolation(
     capabilities: Capabilities,
     images: Iterable[ImageIdentity],
     waivers: Iterable[Waiver],
-    limits: Iterable[Limit] = (Limit.TIME,),
+    limits: Iterable[Limit] = (),
 ) -> tuple[str, ...]:
     """Refuse a task whose guarantees cannot be given here and were not waived.
 

@@ -12,6 +12,8 @@ import attrs
 class Action(StrEnum):
     """What is asked about."""
 
+    PREPARE = "prepare"
+    """An image is about to be fetched or built; subject: container, owner, benchmark, recorded images if any."""
     RUN = "run"
     """A container task is about to run; subject: task, images, container, owner, benchmark, waivers."""
     SEND = "send"
@@ -32,7 +34,8 @@ class PolicySubject:
 
     Attributes:
         what: one line for people, such as "task infer of model 4".
-        owner: e-mail address or name of the container's owner; None for local files.
+        owner: of the container: e-mail address (or name) of the logged-in user where it is theirs, ``user UID`` of
+            the server where it is somebody else's, ``local`` for a container that lies in a folder here.
         benchmark: benchmark UID; None if there is none.
         images: identities as ``KIND:sha256:HEX``.
         details: more, by the action; plain data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import attrs
 from medperf_core.entities.image import ImageIdentity, ImageSource
 from medperf_core.entities.roles import VolumeKind
 from medperf_core.entities.spec import TaskSpec
+from medperf_core.errors import InvalidEntityError
 from medperf_core.plugin.doctor import Check
 from medperf_core.plugin.isolation import Capabilities
 
@@ -107,12 +109,21 @@ class PreparedImage:
         identities: what it verifiably is; one image may have several.
         source: where it came from.
         command: for a source tree, nothing; for an engine, the image's own entrypoint and command, informative.
+        architecture: such as ``amd64``, as the image says; None if there is no such thing or it is not known.
+        size: bytes on disk; None if it is not known.
     """
 
     reference: str
     identities: tuple[ImageIdentity, ...]
     source: ImageSource
     command: tuple[str, ...] = ()
+    architecture: str | None = None
+    size: int | None = None
+
+
+def _no_root(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if value and not re.fullmatch(r"[1-9][0-9]{0,9}:[1-9][0-9]{0,9}", value):
+        raise InvalidEntityError(f"A task cannot run as {value!r}; it must be UID:GID in numbers, and not root.")
 
 
 @attrs.frozen
@@ -127,6 +138,9 @@ class TaskRequest:
         environment: variables that the core adds to the manifest's.
         time_limit: seconds in total; None for no limit.
         waivers: names of the guarantees that were waived for it.
+        user: UID:GID to run as, never root; "" leaves it to the runner. Asked only of one with ``Condition.USER``.
+        working_dir: absolute path in the container to start in; "" for the image's own. Asked only of a runner
+            with ``Condition.WORKING_DIR``.
     """
 
     task: TaskSpec
@@ -136,6 +150,8 @@ class TaskRequest:
     environment: Mapping[str, str] = attrs.field(factory=dict)
     time_limit: float | None = None
     waivers: tuple[str, ...] = ()
+    user: str = attrs.field(default="", validator=_no_root)
+    working_dir: str = ""
 
     def mount(self, label: str) -> Mount:
         """The mount of a volume; KeyError if the core did not make one."""
@@ -158,6 +174,7 @@ class TaskOutcome:
         log_truncated: true if the log file was cut at its size limit.
         timed_out: true if the time limit ended it.
         out_of_memory: true if the memory limit ended it.
+        too_many_processes: true if the limit of processes ended it.
         peak_memory: bytes; None if it was not measured.
         engine: name and version.
         images: identities of what ran.
@@ -176,6 +193,7 @@ class TaskOutcome:
     log_truncated: bool = False
     timed_out: bool = False
     out_of_memory: bool = False
+    too_many_processes: bool = False
     peak_memory: int | None = None
     waivers: tuple[str, ...] = ()
     limits: Mapping[str, str] = attrs.field(factory=dict)

@@ -14,12 +14,11 @@ import attrs
 
 from medperf_core.errors import CancelledError, ExecutionError
 from medperf_core.plugin.context import CancelToken
+from medperf_core.plugin.processes import MARKER, is_orphan, marked
 from medperf_core.plugin.tasklog import TaskLogWriter
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
-MARKER = "MEDPERF_TASK_ID"
-"""Environment variable that marks a task's processes, so that those which left the group are found too."""
 
 
 @attrs.frozen
@@ -30,6 +29,7 @@ class Supervised:
     seconds: float
     timed_out: bool
     out_of_memory: bool
+    too_many_processes: bool
     peak_memory: int | None
 
 
@@ -51,7 +51,7 @@ def supervise(
         command: program and arguments; no shell.
         environment: all of its variables; ``MARKER`` is added.
         log: takes standard output and standard error.
-        marker: value of ``MARKER``, unique to this run.
+        marker: value of ``MARKER`` from ``processes.new_marker``.
         time_limit: seconds in total.
         memory: bytes of resident memory of all its processes together, polled.
         processes: number of its processes, polled.
@@ -75,7 +75,7 @@ def supervise(
         raise ExecutionError(f"The program {command[0]} could not be started in {cwd}: {error.strerror}.") from error
     reader = threading.Thread(target=_pump, args=(process, log), daemon=True)
     reader.start()
-    timed_out = out_of_memory = False
+    timed_out = out_of_memory = too_many_processes = False
     peak = 0
     try:
         while process.poll() is None:
@@ -86,7 +86,8 @@ def supervise(
             peak = max(peak, used)
             timed_out = time_limit is not None and time.monotonic() - started > time_limit
             out_of_memory = memory is not None and used > memory
-            if timed_out or out_of_memory or (processes is not None and len(members) > processes):
+            too_many_processes = processes is not None and len(members) > processes
+            if timed_out or out_of_memory or too_many_processes:
                 break
     finally:
         _end(process, marker)
@@ -97,6 +98,7 @@ def supervise(
         seconds=time.monotonic() - started,
         timed_out=timed_out,
         out_of_memory=out_of_memory,
+        too_many_processes=too_many_processes,
         peak_memory=peak or None,
     )
 
@@ -106,19 +108,27 @@ def _pump(process: subprocess.Popen[bytes], log: TaskLogWriter) -> None:
         log.feed(data)
 
 
-def group_members(group: int, marker: str) -> list[int]:
+def group_members(group: int, marker: str) -> set[int]:
     """Process ids of the task: those of its process group, and those that carry its marker."""
-    found = []
-    needle = f"{MARKER}={marker}".encode()
+    found = {pid for pid, mark in marked() if mark == marker}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
         try:
-            if os.getpgid(int(entry.name)) == group or needle in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group:
+                found.add(int(entry.name))
         except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
+            continue  # it ended meanwhile
     return found
+
+
+def end_orphans() -> int:
+    """End what is left of tasks whose program was killed; how many processes that were."""
+    left = [pid for pid, mark in marked() if is_orphan(mark) and _alive(pid)]
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue  # it ended meanwhile, or is not ours
+    return len(left)
 
 
 def _resident(pid: int) -> int:

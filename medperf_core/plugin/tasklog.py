@@ -36,7 +36,10 @@ class TaskLogWriter:
         if self._partial:
             self._line(self._partial)
             self._partial = b""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            self.truncated = True
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -45,11 +48,14 @@ class TaskLogWriter:
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of output."""
-        room = self._limit - self.bytes
+        room = 0 if self.truncated else self._limit - self.bytes
         self.bytes += len(data)
-        if room > 0:
-            self._file.write(data[:room])
-            self._file.flush()
+        try:
+            if room > 0:
+                self._file.write(data[:room])
+                self._file.flush()
+        except OSError:  # a full disk must not stop the task's output from being read
+            room = 0
         self.truncated = self.truncated or len(data) > room
         *lines, rest = (self._partial + data).split(b"\n")
         for line in lines:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import stat
 import tarfile
 import unicodedata
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import attrs
 
 from medperf_core.errors import InvalidEntityError, TransferError
 from medperf_core.plugin.digest import TreeEntry, leads_out, tree_entries
 from medperf_core.site.atomic import new_folder, write_atomically
+from medperf_core.site.side_hash import SideHash
 from medperf_core.site.tarstream import CHUNK, BadArchive, Member, TarStream, UnpackLimits
 
-LEVEL = 6
-"""zlib level of every archive. Together with the fixed headers it makes the same zlib give the same bytes."""
+LEVEL = 2
+"""isal's level of every archive: weights get as small as with zlib's level 6, text about a sixth larger."""
 
+GZIP_BITS = 31  # a window of 32 KiB, with gzip's header and trailer around it
 NAME_BYTES = 255
 PATH_BYTES = 1024
 DEPTH = 64
@@ -34,8 +37,9 @@ class PackedTar:
 
     Attributes:
         sha256: hexadecimal hash of the archive file; what a server registers.
-        tar_sha256: hexadecimal hash of the tar inside. Two builds of zlib may compress the same tar to different
-            bytes; this hash is the same for both, so it tells whether two archives hold the same.
+        tar_sha256: hexadecimal hash of the tar inside. Two versions of isal, or isal on another kind of processor,
+            may compress the same tar to different bytes; this hash is the same for all, so it tells whether two
+            archives hold the same.
         size: bytes of the archive file.
     """
 
@@ -44,26 +48,64 @@ class PackedTar:
     size: int
 
 
-class _Writable(Protocol):
-    def write(self, data: bytes, /) -> object: ...
+class _CompressedTar:
+    """A tar on its way into a file: hashed, compressed, and hashed again. Used as a context manager."""
 
+    def __init__(self, stream: BinaryIO) -> None:
+        from isal import isal_zlib  # here, because most commands compress nothing
 
-class _Hashing:
-    """Passes bytes on to a stream and hashes them."""
-
-    def __init__(self, stream: _Writable) -> None:
         self._stream = stream
-        self.digest = hashlib.sha256()
-        self.size = 0
+        # No name and no time stand in the header of isal's gzip.
+        self._compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP_BITS)
+        # What isal makes of the same bytes depends on the pieces that it gets, so all are of one size.
+        self._piece = memoryview(bytearray(CHUNK))
+        self._filled = 0
+        self._inner = hashlib.sha256()
+        self._outer = SideHash()
+        self._size = 0
 
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._outer.close()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the tar."""
+        while data:
+            room = self.room()[: len(data)]
+            room[:] = data[: len(room)]
+            data = data[len(room) :]
+            self.took(len(room))
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the tar may be put instead, at least one; then call ``took``."""
+        return self._piece[self._filled :]
+
+    def took(self, count: int) -> None:
+        """So many bytes were put into ``room``."""
+        self._filled += count
+        if self._filled == len(self._piece):
+            self._compress()
+
+    def finish(self) -> PackedTar:
+        """Write what is left."""
+        self._compress()
+        self._put(self._compressor.flush())
+        return PackedTar(self._outer.hexdigest(), self._inner.hexdigest(), self._size)
+
+    def _compress(self) -> None:
+        piece = self._piece[: self._filled]
+        self._inner.update(piece)
+        self._put(self._compressor.compress(piece))
+        self._filled = 0
+
+    def _put(self, data: bytes) -> None:
+        self._outer.update(data)
         self._stream.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back here; gzip asks for it."""
+        self._size += len(data)
 
 
 def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -> PackedTar:
@@ -84,14 +126,11 @@ def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -
     packed: list[PackedTar] = []
 
     def write(stream: BinaryIO) -> None:
-        outer = _Hashing(stream)
-        # gzip's own header has a name and a time unless both are said to be nothing.
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=outer, mtime=0) as compressed:
-            inner = _Hashing(compressed)
+        with _CompressedTar(stream) as tar:
             for entry in entries:
-                _add(inner, entry)
-            inner.write(bytes(2 * tarfile.BLOCKSIZE))
-        packed.append(PackedTar(outer.digest.hexdigest(), inner.digest.hexdigest(), outer.size))
+                _add(tar, entry)
+            tar.write(bytes(2 * tarfile.BLOCKSIZE))
+            packed.append(tar.finish())
 
     try:
         write_atomically(target, write, mode=0o644)
@@ -103,7 +142,7 @@ def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -
     return packed[0]
 
 
-def _add(tar: _Hashing, entry: TreeEntry) -> None:
+def _add(tar: _CompressedTar, entry: TreeEntry) -> None:
     info = tarfile.TarInfo(entry.path)
     if entry.link is not None:
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
@@ -113,11 +152,12 @@ def _add(tar: _Hashing, entry: TreeEntry) -> None:
     with _opened(entry) as content:
         tar.write(_header(info))
         left = entry.size
-        while data := _read(entry, content):
-            left -= len(data)
+        # One byte more is asked for than should be there.
+        while count := _read(entry, content, tar.room()[: left + 1]):
+            left -= count
             if left < 0:
                 raise _changed(entry)
-            tar.write(data)
+            tar.took(count)
     if left:
         raise _changed(entry)
     tar.write(bytes(-entry.size % tarfile.BLOCKSIZE))
@@ -127,7 +167,7 @@ def _header(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
-def _opened(entry: TreeEntry) -> BinaryIO:
+def _opened(entry: TreeEntry) -> FileIO:
     try:
         descriptor = os.open(entry.absolute, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -135,12 +175,12 @@ def _opened(entry: TreeEntry) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _changed(entry)
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def _read(entry: TreeEntry, content: BinaryIO) -> bytes:
+def _read(entry: TreeEntry, content: FileIO, room: memoryview) -> int:
     try:
-        return content.read(CHUNK)
+        return content.readinto(room) or 0
     except OSError as error:
         raise _unreadable(entry, error) from error
 

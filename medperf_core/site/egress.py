@@ -108,8 +108,18 @@ class EgressGate:
         return self._expected(made, kind)
 
     def answer(self, party: Party, uid: int, benchmark: int, answer: Approval) -> Association:
-        """Approve or reject the pending association of a model or dataset. Raises as ``create`` does."""
+        """Approve or reject the pending association of a model or dataset; one that has this answer already is
+        returned as it is. Raises as ``create`` does.
+        """
         key = self._key(f"answer {party.value} {uid} {benchmark}", answer.value)
+        pairs = self._server.associations(party, benchmark=benchmark)
+        latest = next((pair for pair in reversed(pairs) if uid in (pair.model, pair.dataset)), None)
+        if latest is not None and latest.approval_status is answer:
+            with self._outbox.claim(key):
+                earlier = self._outbox.same(key)
+                if earlier is not None:
+                    self._settle(earlier, latest)
+            return latest
         made = self._again(key, lambda: self._server.draft_answer(party, uid, benchmark, answer), benchmark)
         return self._expected(made, Association)
 
@@ -136,10 +146,14 @@ class EgressGate:
             raise
         if found is None:
             return None
+        self._settle(earlier, found)
+        return self._expected(found, kind)
+
+    def _settle(self, earlier: Pending, found: Entity | Association) -> None:
+        """Write down that an earlier attempt had reached the server, and forget it."""
         acknowledged = self._entry(Event.ACKNOWLEDGED, earlier.action, earlier.target, earlier.body.encode())
         self._audit.append(attrs.evolve(acknowledged, of=earlier.audit_entry, note=f"{_name(found)}, found there"))
         self._outbox.remove(earlier.client_uuid)
-        return self._expected(found, kind)
 
     def _theirs(self, thing: Entity | Association) -> list[Entity] | list[Association]:
         if isinstance(thing, Association):

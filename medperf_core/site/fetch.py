@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from medperf_core.plugin.context import BackendContext
 from medperf_core.plugin.events import Progress, StepFinished, StepStarted
 from medperf_core.plugin.storage import FetchInfo, FetchRequest, Storage
 from medperf_core.site.cache import Cache
+from medperf_core.site.side_hash import SideHash
 
 MAX_BYTES = 1 << 40
 RESERVE = 256 << 20
@@ -151,7 +151,7 @@ class CacheSink:
         self._begin()
 
     def _begin(self) -> None:
-        self._digest = hashlib.sha256()
+        self._digest = SideHash()
         self._written = 0
         self._expected: int | None = None
         self.head = b""
@@ -162,6 +162,7 @@ class CacheSink:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._digest.close()
         with _writing(self._shown):
             self._stream.close()
 
@@ -209,6 +210,7 @@ class CacheSink:
         self._tell(finished=False)
 
     def restart(self) -> None:
+        self._digest.close()
         with _writing(self._shown):
             self._stream.seek(0)
             self._stream.truncate()

@@ -6,12 +6,10 @@ Layout (all folders 0700): ``version``, ``config.yaml``, ``credentials/``, ``cac
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import attrs
 from filelock import FileLock, Timeout
 
 from medperf_core.errors import ConfigurationError, UsageError
+from medperf_core.plugin.processes import machine, start_time
 from medperf_core.site.atomic import write_atomically
 
 VERSION = 1
@@ -155,7 +154,7 @@ class Home:
             raise ValueError(f"not a name for a work folder: {name!r}")
         pid = os.getpid()
         # The owner stands in the name: a folder never exists without saying whose it is.
-        label = f"{name}.{_machine()}.{pid}.{_start_time(pid)}.{secrets.token_hex(4)}"
+        label = f"{name}.{machine()}.{pid}.{start_time(pid)}.{secrets.token_hex(4)}"
         folder = self.temp_dir / label
         folder.mkdir(mode=0o700)
         try:
@@ -171,8 +170,8 @@ class Home:
             if match is None:
                 continue
             try:
-                if match["machine"] == _machine():
-                    dead = _start_time(int(match["pid"])) != int(match["started"])
+                if match["machine"] == machine():
+                    dead = start_time(int(match["pid"])) != int(match["started"])
                 else:
                     dead = now - entry.lstat().st_mtime > ABANDONED_SECONDS
             except OSError:
@@ -278,24 +277,6 @@ def remove_tree(path: Path) -> None:
     except OSError:
         pass  # somebody else's folder in there: remove the rest
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _machine() -> str:
-    """Names this machine and its set of process numbers, which containers have for themselves."""
-    try:
-        space = Path("/proc/self/ns/pid").readlink().name
-    except OSError:
-        space = ""
-    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:12]
-
-
-def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; -1 if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return -1
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def check_name(name: str, what: str) -> str:

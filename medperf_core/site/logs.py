@@ -1,7 +1,8 @@
-"""The log files of commands, and the bundle of them that a user can mail.
+"""The log files of commands and of tasks, and the bundle of the former that a user can mail.
 
 Each command writes a file of its own, of bounded size, that only its user can read; the newest ones are kept. Secrets
 are taken out as records are formatted, whatever logger they come from, and once more on the way into a bundle.
+What tasks wrote is kept beside them, word for word, until newer logs of tasks take the room; it is never bundled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+import attrs
+
 from medperf_core.errors import UsageError
 from medperf_core.site.atomic import write_atomically
 from medperf_core.site.credentials import CredentialStore
@@ -34,9 +37,15 @@ from medperf_core.site.redact import Redactor
 KEPT_FILES = 50
 FILE_LIMIT = 5 << 20
 """Bytes after which a command's log is rotated; one older part is kept."""
+TASKS = "tasks"
+"""Folder of the logs of tasks, in that of the commands' logs."""
+KEPT_TASK_FILES = 200
+KEPT_TASK_BYTES = 1 << 30
+"""Of all logs of tasks together."""
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"medperf-\d{8}T\d{12}Z-\d{1,10}\.log(\.1)?")
+_TASK_NAME = re.compile(r"(?P<task>[A-Za-z_][A-Za-z0-9_.-]{0,63})-[0-9a-f]{12}\.log")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -115,6 +124,45 @@ class CommandLog:
         files = log_files(self._folder)
         for file in files[KEPT_FILES - 1 :] if self.path not in files else files[KEPT_FILES:]:
             file.unlink(missing_ok=True)
+        total = 0
+        for number, log in enumerate(task_logs(self._folder), 1):
+            total += log.size
+            if number > KEPT_TASK_FILES or total > KEPT_TASK_BYTES:
+                log.path.unlink(missing_ok=True)
+
+
+@attrs.frozen
+class TaskLogFile:
+    """The log of one run of a task.
+
+    Attributes:
+        task: its name.
+        changed: when its last line came, in seconds since 1970.
+        size: bytes.
+    """
+
+    path: Path
+    task: str
+    changed: float
+    size: int
+
+
+def task_logs(folder: Path) -> list[TaskLogFile]:
+    """The logs of tasks that lie below the folder of the commands' logs, newest first; nothing else."""
+    found = []
+    try:
+        files = list((folder / TASKS).iterdir())
+    except FileNotFoundError:
+        return []  # no task ran yet
+    for file in files:
+        match = _TASK_NAME.fullmatch(file.name)
+        try:
+            status = file.lstat()
+        except FileNotFoundError:
+            continue  # pruned by another command
+        if match and stat.S_ISREG(status.st_mode):
+            found.append(TaskLogFile(file, match["task"], status.st_mtime, status.st_size))
+    return sorted(found, key=lambda log: (log.changed, log.path.name), reverse=True)
 
 
 def log_files(folder: Path) -> list[Path]:

@@ -48,6 +48,25 @@ def parse_size(text: str) -> int:
     return size
 
 
+def check_task_names(limits: Iterable[str], tasks: Iterable[str] = ()) -> None:
+    """Refuse time limits of tasks that would never run, such as a misspelt one.
+
+    Args:
+        limits: the tasks that limits were given for.
+        tasks: those that a container may have beside the field's.
+
+    Raises:
+        UsageError: one is unknown; the known ones are listed.
+    """
+    known = dict.fromkeys((*FIELD_TASKS, *tasks))
+    for task in limits:
+        if task != ALL_TASKS and task not in known:
+            raise UsageError(
+                f"A time limit was given for the task {task!r}, which is not known here.",
+                hint=f"Known tasks: {', '.join(known)}.",
+            )
+
+
 @attrs.frozen(kw_only=True)
 class SiteOptions:
     """What a command line or an embedding program says over the profile. None and empty mean not given.

@@ -60,8 +60,21 @@ def _check_name(instance: Any, attribute: attrs.Attribute[Any], value: str) -> N
 
 
 def _check_server(instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    scheme, colon, rest = value.partition(":")
+    if scheme == "embedded" and colon:
+        if not rest.startswith(("/", "~")) or not rest.isprintable():
+            raise UsageError(
+                f"server is {value!r}; after embedded: there must be an absolute path without control characters.",
+                hint="Write for instance embedded:/data/registry.db, or embedded:~/registry.db.",
+            )
+        return
     if value and not re.fullmatch(r"[a-z][a-z0-9+.-]*:\S+", value):
         raise UsageError(f"server is {value!r}; it must be an address such as https://host or embedded:/path.")
+    if scheme == "http":
+        raise UsageError(
+            f"server is {value!r}, which is plain http: everybody on the way could read and change what is sent.",
+            hint="Give its https address.",
+        )
     _no_password("server", value)
 
 
@@ -116,7 +129,8 @@ class PolicyRules:
     """What a site allows to run and to send, whatever plugins say. None means anything; () means nothing.
 
     Attributes:
-        owners: e-mail addresses or user names of container owners.
+        owners: of containers: ``user UID`` as the server counts them, one's own e-mail address, and ``local`` for
+            containers in a folder here.
         benchmarks: benchmark UIDs.
         images: identities as ``KIND:sha256:HEX``.
     """
@@ -131,7 +145,7 @@ class Profile:
     """One set of choices.
 
     Attributes:
-        server: ``https://...``, ``embedded:PATH``, or "" for none.
+        server: ``https://...``, ``embedded:`` and an absolute path (or one that starts with ``~``), or "" for none.
         platform, executor: names of the runner and of the executor.
         allow: what ``--allow`` takes, for every command.
         required_plugins: plugins that must be loaded, or nothing runs and nothing is sent.

@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
-from medperf_core.errors import ConfigurationError, DeniedError
+from medperf_core.errors import ConfigurationError, DeniedError, MedperfError, PluginError
 from medperf_core.plugin.context import BackendContext, CancelToken
 from medperf_core.plugin.descriptors import (
     Descriptor,
@@ -35,20 +35,22 @@ from medperf_core.site.profiles import Profile, ProfileStore
 from medperf_core.site.redact import Redactor
 
 if TYPE_CHECKING:
-    from medperf_core.plugin.executor import Executor
+    from medperf_core.plugin.executor import Executor, TaskJob
+    from medperf_core.plugin.isolation import Capabilities
     from medperf_core.plugin.packager import Packager
-    from medperf_core.plugin.runner import Runner
+    from medperf_core.plugin.runner import Runner, TaskOutcome
     from medperf_core.plugin.server import ServerClient
     from medperf_core.plugin.storage import Storage
     from medperf_core.site.audit import AuditLog
     from medperf_core.site.cache import Cache
     from medperf_core.site.egress import EgressGate
     from medperf_core.site.fetch import Fetched, Fetcher, Origin
+    from medperf_core.site.jobs import JobNotes
     from medperf_core.site.outbox import Outbox
     from medperf_core.site.records import Records
 
 logger = logging.getLogger(__name__)
-D = TypeVar("D", bound=Descriptor)
+T = TypeVar("T")
 
 
 class Site:
@@ -116,7 +118,7 @@ class Site:
             ConfigurationError: the home folder or the profile cannot be used.
         """
         variables = os.environ if environment is None else environment
-        opened = Home.open(home)
+        opened = Home.open(home, environment=variables)
         profiles = ProfileStore(opened)
         name = profile or variables.get("MEDPERF_PROFILE") or profiles.active_name
         return cls(
@@ -208,7 +210,27 @@ class Site:
     def runner(self) -> Runner:
         """The runner of ``--platform`` or the profile."""
         descriptor = self.plugins.get(RunnerPlugin, self.effective.platform)
-        return descriptor.make(self.settings(descriptor), self.context)
+        return self.make_runner(descriptor)
+
+    def make_runner(self, descriptor: RunnerPlugin) -> Runner:
+        """The runner of a descriptor, which need not be the chosen one."""
+        return _made(descriptor, lambda: descriptor.make(self.settings(descriptor), self.context))
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the runner can give on this machine, probed once.
+
+        Raises:
+            ExecutionError: the engine cannot be used at all.
+        """
+        return self.runner.capabilities()
+
+    @cached_property
+    def jobs(self) -> JobNotes:
+        """Notes of the jobs that were handed to an executor and have not ended."""
+        from medperf_core.site.jobs import JobNotes
+
+        return JobNotes(self.home, self.effective.executor)
 
     @cached_property
     def executor(self) -> Executor:
@@ -217,21 +239,30 @@ class Site:
 
         descriptor = self.plugins.get(ExecutorPlugin, self.effective.executor)
         context = self.context
-        return descriptor.make(
-            self.settings(descriptor),
-            context,
-            lambda job, emit: run_job(job, self.plugins, attrs.evolve(context, emit=emit)),
-        )
+
+        def run(job: TaskJob, emit: Callable[[Event], None], cancel: CancelToken) -> TaskOutcome:
+            return run_job(job, self.plugins, attrs.evolve(context, emit=emit, cancel=cancel))
+
+        return _made(descriptor, lambda: descriptor.make(self.settings(descriptor), context, run))
 
     @cached_property
     def packagers(self) -> tuple[Packager, ...]:
-        """All packagers, in the order of their names."""
-        return tuple(item.make(self.settings(item)) for item in self.plugins.all(PackagerPlugin))
+        """All packagers that can be made, in the order of their names; one that cannot is said and left out."""
+        found = []
+        for item in self.plugins.all(PackagerPlugin):
+            try:
+                found.append(_made(item, partial(self._make_packager, item)))
+            except PluginError as error:
+                self.notice(str(error), level="warning")
+        return tuple(found)
+
+    def _make_packager(self, descriptor: PackagerPlugin) -> Packager:
+        return descriptor.make(self.settings(descriptor))
 
     def storage(self, scheme: str) -> Storage:
         """The store that serves a URL scheme."""
         descriptor = self.plugins.for_scheme(StoragePlugin, scheme)
-        return descriptor.make(self.settings(descriptor), self.context)
+        return _made(descriptor, lambda: descriptor.make(self.settings(descriptor), self.context))
 
     # --- the server -----------------------------------------------------------------------------------------------
 
@@ -253,7 +284,7 @@ class Site:
         descriptor = self.plugins.for_scheme(ServerPlugin, address.partition(":")[0])
         # credentials are kept per profile, so that two profiles may be two users of one server
         context = attrs.evolve(self.context, credentials=lambda name: self.credentials.get(self.login_name(name)))
-        return descriptor.make(address, self.settings(descriptor), context)
+        return _made(descriptor, lambda: descriptor.make(address, self.settings(descriptor), context))
 
     def login_name(self, server: str) -> str:
         """The name under which this profile's credentials for a server are stored."""
@@ -331,22 +362,39 @@ class Site:
         """
         self.plugins.require(self.profile.required_plugins)
         rules = self.profile.policy
-        _check_rule("owner", rules.owners, [subject.owner] if subject.owner else [], subject)
-        _check_rule("benchmark", rules.benchmarks, [subject.benchmark] if subject.benchmark else [], subject)
-        if action is Action.RUN:
-            _check_rule("image", rules.images, subject.images, subject, demanded=True)
+        if action is Action.SEND:
+            _check_rule("benchmark", rules.benchmarks, [subject.benchmark] if subject.benchmark else None, subject)
+        else:
+            _check_rule("owner", rules.owners, [subject.owner or "unknown"], subject)
+            _check_rule("benchmark", rules.benchmarks, [subject.benchmark or "none"], subject)
+            # before an image is here, only identities that were recorded for it are known
+            known = subject.images if subject.images or action is Action.RUN else None
+            _check_rule("image", rules.images, known, subject)
         self.plugins.decide(action, subject)
 
 
-def _check_rule(
-    name: str, allowed: Iterable[Any] | None, found: Iterable[Any], subject: PolicySubject, *, demanded: bool = False
-) -> None:
-    if allowed is None:
+def _check_rule(name: str, allowed: Iterable[Any] | None, found: Iterable[Any] | None, subject: PolicySubject) -> None:
+    """Deny unless something that was found is allowed; None on either side means that there is nothing to check."""
+    if allowed is None or found is None:
         return
-    words, have = set(map(str, allowed)), list(map(str, found))
-    if (have or demanded) and not words & set(have):
+    have = list(map(str, found))
+    if not set(map(str, allowed)) & set(have):
         raise DeniedError(
             f"This profile's policy does not allow {subject.what}: "
             f"{name} {', '.join(have) or 'unknown'} is not listed.",
             hint="The site's list is under policy in: medperf profile view",
         )
+
+
+def _made(descriptor: Descriptor, make: Callable[[], T]) -> T:
+    """What a plugin's factory makes; whatever goes wrong in it is said of the plugin."""
+    try:
+        return make()
+    except MedperfError:
+        raise
+    except Exception as error:
+        logger.warning("the factory of %s %s failed", descriptor.seam, descriptor.name, exc_info=True)
+        raise PluginError(
+            f"The {descriptor.seam} {descriptor.name!r} could not be made ({type(error).__name__}: {error}).",
+            hint="See: medperf plugin ls",
+        ) from error

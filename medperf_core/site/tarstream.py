@@ -8,12 +8,10 @@ ends silently at a header that it cannot read, and knows no limits. So only its 
 from __future__ import annotations
 
 import bz2
-import gzip
 import lzma
 import os
 import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
@@ -159,7 +157,7 @@ class TarStream:
     def _take(self, size: int) -> bytes:
         try:
             data = self._source.read(size)
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except (EOFError, OSError) as error:
             raise BadArchive(f"is damaged or cut short: {_plain(error)}") from error
         self._total += len(data)
         if self._total > self._limits.bytes:
@@ -209,20 +207,40 @@ def _decompressed(stream: BinaryIO) -> _Source:
     magic = stream.read(6)
     stream.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=stream, mode="rb")
+        from isal import igzip_lib  # here, because most commands unpack nothing
+
+        error = vars(igzip_lib)["IsalError"]  # its type hints take the class for an instance
+        return _Streams(stream, lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), (error,))
     if magic.startswith(b"BZh"):
         return bz2.BZ2File(stream)
     if magic == b"\xfd7zXZ\x00":
-        return _Xz(stream)
+        # lzma.open has no limit of memory.
+        return _Streams(stream, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY), (lzma.LZMAError,))
     return stream
 
 
-class _Xz:
-    """Decompresses xz with a memory limit, which ``lzma.open`` does not have."""
+class _Decompressor(Protocol):
+    """What the decompressors of bz2, lzma and isal have in common."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+class _Streams:
+    """Decompresses one stream after another, as files that were joined hold them; zeros may stand between and after."""
+
+    def __init__(
+        self, stream: BinaryIO, make: Callable[[], _Decompressor], errors: tuple[type[Exception], ...]
+    ) -> None:
         self._stream = stream
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        self._make = make
+        self._errors = errors
+        self._decoder = make()
 
     def read(self, size: int) -> bytes:
         while True:
@@ -230,14 +248,18 @@ class _Xz:
                 rest = self._decoder.unused_data.lstrip(b"\0") or self._stream.read(CHUNK).lstrip(b"\0")
                 if not rest:
                     return b""
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+                self._decoder = self._make()
             elif self._decoder.needs_input:
                 rest = self._stream.read(CHUNK)
                 if not rest:
                     raise EOFError("the compressed data ends before its end mark")
             else:
                 rest = b""
-            if data := self._decoder.decompress(rest, size):
+            try:
+                data = self._decoder.decompress(rest, size)
+            except self._errors as error:
+                raise BadArchive(f"is damaged or cut short: {_plain(error)}") from error
+            if data:
                 return data
 
 

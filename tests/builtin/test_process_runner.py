@@ -202,29 +202,51 @@ def test_a_log_without_end_is_cut(
     assert outcome.log_bytes == 100_001
 
 
-def test_killing_the_client_politely_ends_the_task(tmp_path: Path) -> None:
-    """A client that is told to stop (SIGINT) leaves no task behind."""
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "main.py").write_text(SPAWNER)
-    script = f"""
+CLIENT = """
 import sys
 from pathlib import Path
 from medperf_core.builtin._process_runner import ProcessRunner
 from medperf_core.entities import *
 from medperf_core.plugin import *
-home = Path({str(tmp_path)!r})
-(home / "temp").mkdir()
+home = Path({home!r})
+(home / "temp").mkdir(parents=True)
 context = BackendContext(cache_dir=home, temp_dir=home / "temp", emit=lambda event: print(event.line, flush=True))
 runner = ProcessRunner(context)
 task = TaskSpec(name="infer", volumes=(), style="mlcube", process_command=(sys.executable, "main.py"))
-image = runner.prepare(ImageSource("tree", {str(project)!r}))
+image = runner.prepare(ImageSource("tree", {project!r}))
 runner.run(image, TaskRequest(task=task, mounts=(), log=home / "log"))
 """
+
+
+def test_killing_the_client_politely_ends_the_task(tree: ImageSource, tmp_path: Path) -> None:
+    """A client that is told to stop (SIGINT) leaves no task behind."""
+    (Path(tree.location) / "main.py").write_text(SPAWNER)
+    script = CLIENT.format(home=str(tmp_path / "client"), project=tree.location)
     client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert client.stdout is not None
     pid = int(client.stdout.readline())
     os.kill(client.pid, signal.SIGINT)
     client.wait(timeout=15)
     assert not alive(pid)
-    assert not list((tmp_path / "temp").iterdir())
+    assert not list((tmp_path / "client" / "temp").iterdir())
+
+
+def test_what_a_killed_client_left_running_is_ended_by_the_next(
+    context: BackendContext, tree: ImageSource, tmp_path: Path
+) -> None:
+    (Path(tree.location) / "main.py").write_text(SPAWNER)
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT.format(home=str(tmp_path / "client"), project=tree.location)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert client.stdout is not None
+    pid = int(client.stdout.readline())
+    client.kill()
+    client.wait()
+    assert alive(pid)
+    ProcessRunner(context).prepare(tree)
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)

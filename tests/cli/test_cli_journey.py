@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,11 @@ def test_the_journey_as_it_is_written(tutorial: Tutorial) -> None:
     submitted = tutorial.run(*SUBMIT, *tutorial.hosted, input="y\n")
     assert "OPERATION is final" in submitted.stderr
     assert "Next: medperf mlcube associate --benchmark BENCHMARK --model_uid 4" in submitted.stderr
-    assert [item["id"] for item in tutorial.json("mlcube", "ls", "--mine")] == [4]
+    [mine] = tutorial.json("mlcube", "ls", "--mine")
+    assert mine["id"] == 4
+    at = mine["created_at"]
+    assert f"{at[:10]} {at[11:19]}Z" in tutorial.run("mlcube", "ls", "--mine").stdout.splitlines()[2]
+    assert f"{at[:10]} {at[11:19]}Z" in tutorial.run("mlcube", "view", "4").stdout
     asked = tutorial.terminal("mlcube", "associate", "--benchmark", "1", "--model_uid", "4")
     asked.wait_for("server.db? [y/N] ")
     assert '"test_result"' in asked.seen and '"auc"' in asked.seen
@@ -39,7 +44,14 @@ def test_the_journey_as_it_is_written(tutorial: Tutorial) -> None:
     [row] = tutorial.run("association", "ls", "approved").stdout.splitlines()[2:]
     assert row.split()[:5] == ["1", "model", "2", "4", "my-modelref-cube"]
     assert tutorial.json("association", "ls", "PENDING") == []
+    [found] = tutorial.json("association", "ls")
+    assert (found["model"], found["mlcube"], found["model_name"]) == (2, 4, "my-modelref-cube")
+    tutorial.run("profile", "activate", "tutorial-admin")
+    assert tutorial.json("association", "ls") == [found]
     audit = tutorial.json("site", "audit")
+    shown = tutorial.run("site", "audit").stdout.splitlines()
+    assert re.split(" {2,}", shown[0]) == ["No.", "Time", "Event", "What", "Approved by"]
+    assert re.search(r"\d\dZ +sending +create model: model my-modelref-cube +person$", "\n".join(shown), re.MULTILINE)
     assert [entry["approved_by"] for entry in audit if entry["event"] == "sending"][-3:] == [
         "person",
         "person",
@@ -62,6 +74,7 @@ def test_leaving_a_question_sends_nothing(tutorial: Tutorial, typed: str, code: 
     asked.type(typed)
     assert asked.end() == code
     assert "Traceback" not in asked.seen
+    assert "othing was sent" in asked.seen or "nothing was done" in asked.seen
     assert tutorial.json("mlcube", "ls", "--mine") == []
 
 
@@ -98,6 +111,8 @@ def test_what_is_not_there_is_told(tutorial: Tutorial) -> None:
     tutorial.run("auth", "logout")
     assert "auth login" in tutorial.run("auth", "status").stderr
     tutorial.run("mlcube", "ls", code=10)
+    nobody = tutorial.run("auth", "login", code=2).stderr
+    assert "2. modelowner" in nobody and "Write: medperf auth login --user NAME" in nobody
     tutorial.run("auth", "login", "-u", "modelowner")
     status = tutorial.json("auth", "status")
     assert status["user"]["username"] == "modelowner"
@@ -112,6 +127,31 @@ def test_reports_are_kept_and_reused_steps_are_named(tutorial: Tutorial) -> None
     reports = tutorial.json("test", "ls")
     assert first["uid"] in [report["uid"] for report in reports]
     assert "auc" in tutorial.run("test", "view", first["uid"]).stdout
+
+
+def test_after_a_test_only_ones_own_model_is_associated(tutorial: Tutorial) -> None:
+    def advice(*words: str) -> str:
+        said = tutorial.run("test", "run", "--benchmark", "1", *words).stderr
+        report = said.partition("Its report is ")[2].partition(".")[0]
+        return said.rpartition("Next: ")[2].strip().replace(report, "REPORT")
+
+    assert advice() == advice("--model", "2") == "medperf test view REPORT"
+    assert advice("--model", "medperf_tutorial/MODEL/mlcube/mlcube.yaml") == (
+        "medperf mlcube package medperf_tutorial/MODEL/mlcube"
+    )
+    tutorial.run("profile", "activate", "tutorial-committee")
+    assert advice("--model", "2") == "medperf mlcube associate --benchmark 1 --model_uid 2"
+    assert advice() == "medperf test view REPORT"
+
+
+def test_a_registry_that_is_gone_is_not_made_anew(tutorial: Tutorial) -> None:
+    database = tutorial.folder / "medperf_tutorial" / "server.db"
+    database.unlink()
+    for words in (("benchmark", "ls"), ("association", "ls"), ("auth", "status")):
+        assert f"There is no registry at {database}" in tutorial.run(*words, code=3).stderr
+    assert not database.exists()
+    tutorial.run("auth", "login", "--user", "admin")
+    assert tutorial.json("benchmark", "ls") == []
 
 
 def test_a_fully_local_test_works_offline_and_without_a_server(tutorial: Tutorial) -> None:
@@ -142,6 +182,11 @@ def test_a_template_passes_as_created(tutorial: Tutorial) -> None:
     assert command == ["test", "run", "--benchmark", "1", "--model", "my-model/mlcube"]
     tutorial.run(*command)
     assert "exists already" in tutorial.run("mlcube", "create", "model", "--benchmark", "1", code=2).stderr
+    made = tutorial.run("mlcube", "create", "model", "--benchmark", "1", "--output", "my model")
+    command = "medperf test run --benchmark 1 --model 'my model/mlcube'"
+    assert f"Next: {command}" in made.stderr
+    [manifest] = (tutorial.folder / "my model" / "mlcube").glob("*.yaml")
+    assert f" {command}\n" in manifest.read_text()
 
 
 def test_one_task_is_run_with_its_command_shown(tutorial: Tutorial) -> None:
@@ -296,8 +341,34 @@ def test_the_script_is_the_command(tutorial: Tutorial, words: list[str], code: i
     assert ("Next: medperf mlcube submit" in done.stderr) == (code == 0)
 
 
+def test_all_types_are_checked_before_anything_is_written(tutorial: Tutorial) -> None:
+    mlcube = tutorial.folder / "medperf_tutorial" / "MODEL" / "mlcube"
+    shutil.rmtree(mlcube / "deploy")
+    said = tutorial.run("mlcube", "package", str(mlcube), "--mlcube-types", "model,metrics,data-preparator", code=6)
+    assert "The task evaluate is missing" in said.stderr and "The task prepare is missing" in said.stderr
+    assert not (mlcube / "deploy").exists()
+
+
 def test_a_package_as_one_archive(tutorial: Tutorial) -> None:
-    tutorial.run("mlcube", "package", "medperf_tutorial/MODEL/mlcube", "--output", "model.tar.gz")
+    deploy = tutorial.folder / "medperf_tutorial" / "MODEL" / "mlcube" / "deploy"
+    shutil.rmtree(deploy)
+    words = ("mlcube", "package", "medperf_tutorial/MODEL/mlcube", "--output", "out/model.tar.gz")
+    tutorial.run(*words)
+    archive = tutorial.folder / "out" / "model.tar.gz"
+    assert not deploy.exists() and list(archive.parent.iterdir()) == [archive]
+    first = archive.read_bytes()
+    archive.write_text("mine")
+    assert "--yes" in tutorial.run(*words, code=15).stderr
+    assert "left as it is" in tutorial.run(*words, input="n\n", code=2).stderr
+    assert archive.read_text() == "mine"
+    tutorial.run(*words, "--yes")
+    assert archive.read_bytes() == first
+    archive.unlink()
+    archive.mkdir()
+    tutorial.run(*words, "--yes", code=2)
+    archive.rmdir()
+    archive.write_bytes(first)
+    shutil.move(archive, tutorial.folder / "model.tar.gz")
     shutil.unpack_archive(tutorial.folder / "model.tar.gz", tutorial.folder / "unpacked")
     assert {"mlcube.yaml", "parameters.yaml", "additional_files.tar.gz", "manifest.json"} <= {
         item.name for item in (tutorial.folder / "unpacked").iterdir()
@@ -313,6 +384,12 @@ def test_logs_are_listed_shown_and_bundled(tutorial: Tutorial) -> None:
     assert first["name"] in tutorial.run("logs").stdout
     assert "versions.json" in tutorial.run("logs", "--bundle", "logs.tar.gz").stdout
     assert (tutorial.folder / "logs.tar.gz").stat().st_mode & 0o777 == 0o600
+    task = next(log for log in tutorial.json("logs", "ls") if log["task"] == "evaluate")
+    assert task["name"].startswith("tasks/evaluate-") and task["changed"].endswith("Z")
+    assert tutorial.json("logs", "view", "tasks/evaluate")["name"] == task["name"]
+    assert tutorial.json("logs", "view", task["name"])["lines"] is not None
+    assert task["name"] in tutorial.run("logs").stdout
+    assert not any("tasks" in name for name in tutorial.run("logs", "bundle", "more.tar.gz").stdout.splitlines())
     tutorial.run("logs", "bundle", "logs.tar.gz", code=2)
     tutorial.run("logs", "view", "nothing", code=5)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medperf_core.cli.approver import presentation
-from medperf_core.cli.results import flat
 from medperf_core.cli.jsontext import indented
-from medperf_core.cli.output import Format, print_list, print_one
+from medperf_core.cli.output import Format, cell, print_list, print_one
+from medperf_core.cli.results import flat
 from medperf_core.cli.table import render
 from medperf_core.cli.text import columns, fold, printable
 from medperf_core.entities import Association, Dataset
@@ -76,6 +76,23 @@ def test_wide_cells_are_folded_and_uids_are_not() -> None:
     assert max(map(columns, lines)) <= 60
     assert lines[2].startswith(uid)
     assert " ".join(" ".join(line[len(uid) :] for line in lines[2:]).split()) == ("many words " * 20).strip()
+
+
+def test_times_and_hashes_are_not_broken_wherever_they_stand() -> None:
+    time, digest = "2026-11-24 12:36:22Z", "config:sha256:" + "a1" * 32
+    text = render(("A", "B", "C", "D"), [("x " * 40, time, "y " * 40, f"created\n{digest}")], width=60, whole=())
+    assert time in text and digest in text
+    assert max(map(columns, text.split("\n"))) == 12 + len(time) + 12 + len(digest) + 6
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T12:36:22.123456Z", "2026-11-24T12:36:22Z", "2026-11-24T12:36:22+00:00"])
+def test_times_are_shown_to_the_second(text: str) -> None:
+    assert cell(text) == "2026-11-24 12:36:22Z"
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T12:36:22+01:00", "at 2026-11-24T12:36:22Z", "2026-11-24", "yesterday"])
+def test_other_texts_are_no_times(text: str) -> None:
+    assert cell(text) == text
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["C", "Z"]) | st.just(" ")), st.integers(2, 30))

@@ -141,6 +141,26 @@ def test_a_command_that_is_there_is_not_replaced(install: Callable[[str, str], N
     assert run("no-such-command").returncode == 2
 
 
+def test_commands_and_options_of_plugins_are_completed(
+    install: Callable[[str, str], None], run: Process, home: Path
+) -> None:
+    def complete(*words: str) -> list[str]:
+        done = run(_MEDPERF_COMPLETE="bash_complete", COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1))
+        assert (done.returncode, done.stderr) == (0, "")
+        return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+    install("acme", PLUGIN)
+    assert complete("medperf", "hel") == ["hello"]
+    assert complete("medperf", "--acme-h") == ["--acme-host"]
+    assert complete("medperf", "--acme-host", "h", "hel") == ["hello"]
+    assert complete("medperf", "--acme-host", "h", "hello", "--he") == ["--help"]
+    assert complete("medperf", "--platform", "ac") == ["acme"]
+    home.mkdir()
+    (home / "config.yaml").write_text("profiles: [")
+    assert complete("medperf", "hel") == []
+    assert complete("medperf", "mlc") == ["mlcube"]
+
+
 def test_a_broken_plugin_breaks_nothing_and_is_listed(install: Callable[[str, str], None], run: Process) -> None:
     install("broken", BROKEN)
     install("acme", PLUGIN)

@@ -68,11 +68,42 @@ def test_another_profile_than_the_active_one_is_set(medperf: Medperf) -> None:
 def test_a_choice_that_does_not_fit_changes_nothing(medperf: Medperf, home: Path) -> None:
     medperf("profile", "set", "platform=process")
     before = (home / "config.yaml").read_text()
-    done = medperf("profile", "set", "executor=other", "memory=much")
+    done = medperf("profile", "set", "cpus=2", "memory=much")
     assert done.exit_code == 2 and "memory" in done.stderr
     assert (home / "config.yaml").read_text() == before
     assert medperf("profile", "create", "new", "memory=much").exit_code == 2
     assert medperf("profile", "view", "new").exit_code == 5
+
+
+@pytest.mark.parametrize("word", ["platform=dokcer", "--platform=dokcer", "executor=cloud"])
+@pytest.mark.parametrize("command", [("set",), ("create", "new")])
+def test_a_backend_that_is_not_installed_is_refused(medperf: Medperf, word: str, command: tuple[str, ...]) -> None:
+    done = medperf("profile", *command, word)
+    assert done.exit_code == 4
+    assert ("process" if "platform" in word else "local") in done.stderr.partition("Installed: ")[2]
+    assert medperf("profile", "ls").stdout.count("\n") == 3
+
+
+@pytest.mark.parametrize("command", [("set",), ("create", "new")])
+@pytest.mark.parametrize("words", [("--server", "embedded:my reg.db"), ("server=embedded:my reg.db",)])
+def test_the_path_of_a_registry_is_seen_from_here(
+    medperf: Medperf, tmp_path: Path, command: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert medperf("profile", *command, *words).exit_code == 0
+    shown = json.loads(medperf("profile", "view", *command[1:], "--format", "json").stdout)
+    assert shown["server"] == f"embedded:{tmp_path / 'my reg.db'}"
+
+
+@pytest.mark.parametrize("address", ["embedded:~/r.db", ""])
+def test_other_addresses_stay_as_they_are(medperf: Medperf, address: str) -> None:
+    assert medperf("profile", "set", f"server={address}").exit_code == 0
+    assert json.loads(medperf("profile", "view", "--format", "json").stdout)["server"] == address
+
+
+@pytest.mark.parametrize(("address", "said"), [("embedded:", "absolute path"), ("http://host/api", "plain http")])
+def test_addresses_that_do_not_fit_are_refused(medperf: Medperf, address: str, said: str) -> None:
+    done = medperf("profile", "set", "--server", address)
+    assert done.exit_code == 2 and said in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,32 @@ def test_a_time_limit_is_a_number_of_seconds(probe: click.Group, text: str) -> N
     assert "infer=3600" in done.stderr
 
 
+def test_a_time_limit_of_an_unknown_task_is_refused(medperf: Medperf) -> None:
+    for words in (["test", "ls"], ["container", "run", "--task", "infer", "--container", "1", "--output", "o"]):
+        done = medperf("--time-limit", "inferr=60", *words)
+        assert done.exit_code == 2
+        assert "'inferr'" in done.stderr and "prepare, sanity_check, statistics, infer, evaluate" in done.stderr
+    assert medperf("--time-limit", "infer=60", "--time-limit", "60", "test", "ls").exit_code == 0
+    words = ["container", "run", "--task", "train", "--container", "1", "--output", "o"]
+    done = medperf("--time-limit", "train=60", *words)
+    assert "names no server" in done.stderr  # the limit was taken
+
+
+def test_what_is_neither_file_nor_folder_is_called_so(medperf: Medperf) -> None:
+    for words in (["mlcube", "package"], ["mlcube", "package", "--mlcube"], ["test", "run", "--model"]):
+        done = medperf(*words, "/dev/null")
+        assert done.exit_code == 2
+        assert "/dev/null is neither a file nor a folder" in done.stderr
+    assert medperf("test", "run", "--model", "x" * 300).exit_code == 2
+
+
+def test_an_input_that_is_given_twice_is_refused(medperf: Medperf) -> None:
+    words = ["--input", "data_path=a", "--input", "labels_path=a", "--input", "data_path=b"]
+    done = medperf("container", "run", "--task", "infer", "--container", "1", "--output", "o", *words)
+    assert done.exit_code == 2
+    assert "--input data_path= is given twice" in done.stderr
+
+
 def test_a_global_option_after_the_command_is_told_where_it_goes(medperf: Medperf) -> None:
     done = medperf("test", "run", "--platform", "docker")
     assert done.exit_code == 2

@@ -23,7 +23,7 @@ def test_a_created_model_passes_the_test_as_created(shared: Tutorial, tmp_path: 
         made = create_model(site, benchmark=1, output=tmp_path / "mine", name="my new model")
         manifest = yaml.safe_load((made / "mlcube" / "mlcube.yaml").read_text())
         assert manifest["name"] == "my new model"
-        assert manifest["docker"]["image"] != "medperf-examples/wdbc-model-logreg:1.0.0"
+        assert manifest["docker"]["image"] != "localhost/medperf-examples/wdbc-model-logreg:1.0.0"
         assert source_digest(made / "project") == source_digest(shared.folder / "model_logreg" / "project")
         assert run_test(site, benchmark=1, model=str(made / "mlcube")).results["cases"] == 30
         assert package(site, made).files

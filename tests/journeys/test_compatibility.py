@@ -64,7 +64,8 @@ def test_unchanged_steps_are_reused_and_said(shared: Tutorial) -> None:
         events.clear()
         second = run_test(site, benchmark=1, model=str(shared.model))
         assert [step.reused for step in second.steps] == [True] * 5
-        assert second.uid == first.uid and second.results == first.results
+        assert second.results == first.results
+        assert site.records.get(first.uid) == first, "a later test replaced a report"
         notes = [event.note for event in events if isinstance(event, StepFinished) and "of" in event.what]
         assert sum("reused" in note for note in notes) == 5
         assert not any(isinstance(event, TaskLog) for event in events)
@@ -245,3 +246,54 @@ def test_a_profile_s_own_policy_needs_no_plugin(shared: Tutorial) -> None:
 def test_offline_works_from_what_is_here(shared: Tutorial) -> None:
     with shared.site(options=SiteOptions(offline=True)) as site:
         assert run_test(site, benchmark=1, model=str(shared.model)).results["cases"] == 30
+
+
+def test_a_container_configuration_runs_like_its_mlcube(shared: Tutorial) -> None:
+    with shared.site() as site:
+        configured = run_test(site, benchmark=1, model=str(shared.folder / "model_mlp" / "container_config.yaml"))
+        assert configured.results == run_test(site, benchmark=1, model=str(shared.model)).results
+
+
+def test_a_reused_step_needs_the_same_permissions_as_a_run(shared: Tutorial) -> None:
+    """What ran with a waiver is not handed out without it, nor past a policy."""
+    changed = edit(shared.folder / "model_mlp", lambda text: text + "\n# needs a waiver\n")
+    with shared.site(options=ALLOWED) as site:
+        run_test(site, benchmark=1, model=str(changed))
+    with shared.site() as site, pytest.raises(IsolationError):
+        run_test(site, benchmark=1, model=str(changed))
+
+
+@pytest.mark.parametrize(("rules", "words"), [
+    ({"owners": ("user 3",)}, "owner local"), ({"owners": ()}, "owner"), ({"benchmarks": ()}, "benchmark none"),
+    ({"images": ()}, "image"),
+])  # fmt: skip
+def test_a_policy_that_lists_nothing_allows_nothing(
+    shared: Tutorial, tmp_path: Path, rules: dict[str, tuple[str, ...]], words: str
+) -> None:
+    from medperf_core.site.profiles import PolicyRules
+
+    containers = {name: str(path / "mlcube") for name, path in wdbc.containers().items()}
+    hospital = wdbc.hospital("hospital_b")
+    with Site.open(tmp_path / "home") as site:
+        site.profiles.create("closed", platform="process", allow=("no-isolation",), policy=PolicyRules(**rules))
+    with Site.open(tmp_path / "home", profile="closed") as site, pytest.raises(DeniedError, match=words):
+        run_test(
+            site, data_preparator=containers["data_preparator"], model=containers["model_logreg"],
+            evaluator=containers["metrics"], data_path=hospital.data_path, labels_path=hospital.labels_path,
+        )  # fmt: skip
+
+
+def test_a_container_of_another_role_is_refused_before_anything_runs(shared: Tutorial) -> None:
+    events: list[Event] = []
+    with shared.site(on_event=events.append) as site, pytest.raises(InvalidEntityError, match="no task infer"):
+        run_test(site, benchmark=1, model="3", fresh=True)
+    assert not any(isinstance(event, StepFinished) for event in events)
+
+
+def test_gpus_that_are_not_there_are_refused_before_a_task_starts(shared: Tutorial) -> None:
+    from medperf_core.plugin import Capabilities
+
+    with shared.site(options=SiteOptions(gpus="2")) as site:
+        site.__dict__["capabilities"] = Capabilities(site.capabilities.engine, frozenset(), gpus=False)
+        with pytest.raises(ExecutionError, match="no GPUs"):
+            run_test(site, benchmark=1, model=str(shared.model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.engines import require
 
 from .conftest import Tutorial, start
 
-IMAGE = "medperf-examples/wdbc-model-mlp:1.0.0"
+IMAGE = "localhost/medperf-examples/wdbc-model-mlp:1.0.0"
 
 
 def docker(*words: str) -> str:
@@ -72,7 +73,8 @@ def test_built_from_the_project_and_closed(started: Tutorial) -> None:
         assert report.results["auc"]["value"] == pytest.approx(0.9522, abs=1e-3)
     with started.committee() as site:
         assert answer(site, approve=True, benchmark=1, container=uid).approval_status is Approval.APPROVED
-    assert docker("ps", "-aq", "--filter", "label=medperf") == ""
+    owners = docker("ps", "-a", "--filter", "label=medperf", "--format", '{{.Label "medperf.owner"}}')
+    assert f".{os.getpid()}." not in owners
 
 
 def test_from_a_registry_by_digest_even_after_the_tag_moved(
@@ -91,7 +93,7 @@ def test_from_a_registry_by_digest_even_after_the_tag_moved(
         assert isinstance(model, Model) and model.container is not None
         kinds = {image.kind for image in model.container.images()}
         assert IdentityKind.MANIFEST in kinds
-        docker("tag", "medperf-examples/python-base:local", reference)
+        docker("tag", "localhost/medperf-examples/python-base:local", reference)
         docker("push", reference)
         docker("rmi", reference)
         report = run_test(site, benchmark=1, model=str(model.container.uid), fresh=True)
@@ -144,9 +146,9 @@ def test_a_container_configuration_runs_like_its_mlcube(started: Tutorial) -> No
         docker(
             "tag",
             resolve(site, str(started.folder / "model_logreg" / "mlcube")).image.reference,
-            "medperf-examples/wdbc-model-logreg:1.0.0",
+            "localhost/medperf-examples/wdbc-model-logreg:1.0.0",
         )
         configured = str(started.folder / "model_logreg" / "container_config.yaml")
         report = run_test(site, benchmark=1, model=configured, fresh=True)
         assert report.results == run_test(site, benchmark=1).results
-        docker("rmi", "medperf-examples/wdbc-model-logreg:1.0.0")
+        docker("rmi", "localhost/medperf-examples/wdbc-model-logreg:1.0.0")

@@ -159,3 +159,39 @@ def test_every_submission_is_in_the_audit_log_and_stamped(tutorial: Tutorial) ->
         head = site.audit.verify()
         assert head.count >= 2
         assert stamped["client_uuid"] and stamped["audit"]["count"] < head.count
+
+
+def test_a_repeated_command_goes_on_and_makes_no_second_one(tutorial: Tutorial) -> None:
+    with tutorial.site() as site:
+        files = hosted(tutorial, site)
+        first = submit_container(site, "once", files)
+        sent = site.audit.head().count
+        assert submit_container(site, "once", files) == first
+        asked = associate(site, benchmark=1, container=4)
+        assert associate(site, benchmark=1, container=4) == asked
+        assert site.audit.head().count == sent + 2
+    with tutorial.committee() as site:
+        answered = answer(site, approve=True, benchmark=1, container=4)
+        assert answer(site, approve=True, benchmark=1, container=4) == answered
+
+
+def test_what_the_server_would_refuse_is_found_before_the_test(tutorial: Tutorial) -> None:
+    with tutorial.site() as site:
+        submit_container(site, "draft", hosted(tutorial, site), development=True)
+        before = len(site.records.list().reports)
+        with pytest.raises(InvalidEntityError, match="DEVELOPMENT"):
+            associate(site, benchmark=1, container=4)
+        with pytest.raises(InvalidEntityError, match="yours"):
+            associate(site, benchmark=1, container=2)
+        assert len(site.records.list().reports) == before
+
+
+@pytest.mark.parametrize("secret", ["https://user:pw@host/x", "https://host/x?X-Amz-Signature=abcdef0123456789",
+                                    "https://host/x?token=abcdef0123456789"])  # fmt: skip
+def test_an_address_with_a_secret_is_not_registered(tutorial: Tutorial, secret: str) -> None:
+    from medperf_core.errors import UsageError
+    from medperf_core.journeys.submit import _check_address
+    from medperf_core.site.fetch import Fetched
+
+    with tutorial.site() as site, pytest.raises(UsageError, match="password, token or signature"):
+        _check_address(site, Fetched(Path("/x"), "0" * 64, 1, secret, "https://host/x"))

@@ -64,7 +64,6 @@ def test_b18_the_same_input_gives_the_same_bytes_on_another_day_and_place(
 
 def test_packaging_again_replaces_the_package(site: Site, model: Path) -> None:
     package(site, model)
-    (model / "deploy" / "left_over").write_text("x")
     (model / "workspace" / "parameters.yaml").unlink()
     (model / "mlcube.yaml").write_text(
         (model / "mlcube.yaml")
@@ -84,9 +83,12 @@ def test_packaging_again_replaces_the_package(site: Site, model: Path) -> None:
 def test_a_folder_with_other_files_is_not_replaced(site: Site, model: Path) -> None:
     (model / "deploy").mkdir()
     (model / "deploy" / "precious").write_text("x")
-    with pytest.raises(UsageError, match="not made by packaging"):
-        package(site, model)
-    assert (model / "deploy" / "precious").read_text() == "x"
+    for index in (None, "{}", '{"files": []}'):
+        if index is not None:
+            (model / "deploy" / "manifest.json").write_text(index)
+        with pytest.raises(UsageError, match="not made by packaging"):
+            package(site, model)
+        assert (model / "deploy" / "precious").read_text() == "x"
 
 
 def test_everything_wrong_is_said_at_once_and_nothing_is_written(site: Site, model: Path) -> None:

@@ -47,7 +47,9 @@ def test_each_missing_guarantee_has_its_own_waiver(missing: Guarantee) -> None:
 
 def test_a_limit_that_nobody_holds_is_refused_only_when_asked_for() -> None:
     capabilities = Capabilities("nearly 1", frozenset(Guarantee), {Limit.MEMORY: Enforcement.NONE})
-    assert check_isolation(capabilities, [OTHER], [], [Limit.TIME]) == ()
+    assert check_isolation(capabilities, [OTHER], []) == ()
+    with pytest.raises(IsolationError, match="no-time-limit"):
+        check_isolation(capabilities, [OTHER], [], [Limit.TIME])
     with pytest.raises(IsolationError, match="no-memory-limit"):
         check_isolation(capabilities, [OTHER], [], [Limit.MEMORY])
 

@@ -82,7 +82,9 @@ def test_the_worker_refuses_what_was_not_waived(job: TaskJob, tmp_path: Path) ->
 
 def local(context: BackendContext) -> LocalExecutor:
     plugins = PluginManager.discover()
-    return LocalExecutor(context, lambda job, emit: run_job(job, plugins, attrs.evolve(context, emit=emit)))
+    return LocalExecutor(
+        context, lambda job, emit, cancel: run_job(job, plugins, attrs.evolve(context, emit=emit, cancel=cancel))
+    )
 
 
 def test_the_local_executor_tells_events_and_the_outcome(job: TaskJob, context: BackendContext) -> None:

@@ -17,7 +17,7 @@ from medperf_core.errors import UsageError
 from medperf_core.site import logs
 from medperf_core.site.credentials import CredentialStore
 from medperf_core.site.home import Home
-from medperf_core.site.logs import KEPT_FILES, CommandLog, PathHider, bundle, log_files
+from medperf_core.site.logs import KEPT_FILES, KEPT_TASK_FILES, CommandLog, PathHider, bundle, log_files, task_logs
 from medperf_core.site.redact import Redactor
 
 PLANTED = "pl4nted-value"
@@ -148,6 +148,39 @@ def test_the_newest_files_are_kept(home: Home) -> None:
     assert files[0] == log.path
     assert files[-1].name == "medperf-20260101T000000000011Z-1.log"
     assert (home.logs_dir / "notes.txt").exists()
+
+
+def task_log(home: Home, number: int, size: int = 1) -> Path:
+    """The log of a task that ended ``number`` seconds after 1970."""
+    file = home.logs_dir / "tasks" / f"sanity-check-2-{number:012x}.log"
+    file.parent.mkdir(exist_ok=True)
+    with file.open("wb") as stream:
+        stream.truncate(size)
+    os.utime(file, (number, number))
+    return file
+
+
+def test_the_newest_logs_of_tasks_are_kept(home: Home) -> None:
+    for number in range(KEPT_TASK_FILES + 10):
+        task_log(home, number)
+    for name in ("notes.txt", "infer.log", "infer-123.log"):
+        (home.logs_dir / "tasks" / name).write_text("mine")
+    (home.logs_dir / "tasks" / "infer-0123456789ab.log").symlink_to("notes.txt")
+    with CommandLog(home, Redactor()):
+        pass
+    found = task_logs(home.logs_dir)
+    assert [(log.task, log.changed, log.size) for log in found] == [
+        ("sanity-check-2", number, 1) for number in range(KEPT_TASK_FILES + 9, 9, -1)
+    ]
+    assert len(list((home.logs_dir / "tasks").iterdir())) == KEPT_TASK_FILES + 4
+
+
+def test_logs_of_tasks_take_no_more_than_their_room(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [task_log(home, number, size) for number, size in enumerate((10, 400, 500, 100), 1)]
+    monkeypatch.setattr(logs, "KEPT_TASK_BYTES", 1000)
+    with CommandLog(home, Redactor()):
+        pass
+    assert [file.exists() for file in files] == [False, True, True, True]
 
 
 def test_two_commands_have_two_files_and_two_sites_two_logs(home: Home) -> None:

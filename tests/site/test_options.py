@@ -10,7 +10,7 @@ from medperf_core.entities import ImageIdentity
 from medperf_core.errors import ConfigurationError, UsageError
 from medperf_core.plugin.isolation import Waiver
 from medperf_core.plugin.runner import Gpus
-from medperf_core.site.options import DEFAULT_PROCESSES, SiteOptions, merge, parse_size
+from medperf_core.site.options import DEFAULT_PROCESSES, SiteOptions, check_task_names, merge, parse_size
 from medperf_core.site.profiles import Profile
 
 
@@ -80,12 +80,12 @@ def test_waivers_add_up() -> None:
     effective = merge(
         Profile(allow=("plain-http",)),
         SiteOptions(allow=(f"no-isolation={image}", "plain-http")),
-        {"MEDPERF_ALLOW": "no-cpu-limit, no-disk-limit"},
+        {"MEDPERF_ALLOW": "no-cpu-limit, no-time-limit"},
     )
     assert effective.waivers == (
         Waiver("plain-http"),
         Waiver("no-cpu-limit"),
-        Waiver("no-disk-limit"),
+        Waiver("no-time-limit"),
         Waiver("no-isolation", ImageIdentity.parse(image)),
     )
 
@@ -144,3 +144,10 @@ def test_a_variable_that_is_not_fit_is_named(name: str, text: str) -> None:
 def test_an_option_that_is_not_fit_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         merge(Profile(), SiteOptions(**options), {})
+
+
+def test_limits_of_tasks_that_never_run_are_refused() -> None:
+    check_task_names(["*", "infer", "sanity_check"])
+    check_task_names(["train"], ["train"])
+    with pytest.raises(UsageError, match=r"'inferr'.*prepare, .*infer, .*train"):
+        check_task_names(["infer", "inferr"], ["train"])

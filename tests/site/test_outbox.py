@@ -70,12 +70,20 @@ def test_a_damaged_file_is_an_error_because_it_could_be_sent_twice(home: Home) -
 def test_stamps_are_not_content_but_everything_else_is() -> None:
     result = Result(benchmark=1, model=2, dataset=3, results={"auc": 0.5}, metadata={"note": "x"})
     key = content_key("s", "u", "create", result)
-    assert content_key("s", "u", "create", result.with_metadata(client_uuid="1", audit={"count": 1})) == key
+    assert (
+        content_key(
+            "s",
+            "u",
+            "create",
+            attrs.evolve(result, metadata={**result.metadata, "client_uuid": "1", "audit": {"count": 1}}),
+        )
+        == key
+    )
     others = [
         content_key("t", "u", "create", result),
         content_key("s", "v", "create", result),
         content_key("s", "u", "update", result),
-        content_key("s", "u", "create", result.with_metadata(note="y")),
+        content_key("s", "u", "create", attrs.evolve(result, metadata={**result.metadata, "note": "y"})),
         content_key("s", "u", "create", attrs.evolve(result, results={"auc": 0.6})),
     ]
     assert len({key, *others}) == 6

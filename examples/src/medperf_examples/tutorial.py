@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from medperf_core import ApproveAll, Site, SiteOptions
+from medperf_core import ApproveAll, Site
 from medperf_core.entities import Benchmark, IdentityKind, ImageIdentity, Model, State, User
 from medperf_core.errors import AuthenticationError, ConfigurationError, NotFoundError, UsageError
 from medperf_core.journeys.account import login, logout
@@ -21,10 +21,12 @@ from medperf_core.journeys.compatibility import run_test
 from medperf_core.journeys.package import package
 from medperf_core.journeys.submit import HostedFiles, submit_container
 from medperf_core.plugin.digest import file_digest, source_digest
+from medperf_core.site.folders import make_folder
 
 from medperf_examples import wdbc
 
 MARK = ".tutorial.json"
+DATABASE = "server.db"
 MODEL = "model_mlp"
 OWNER, COMMITTEE, ADMIN = "tutorial-model-owner", "tutorial-committee", "tutorial-admin"
 USERS = {
@@ -33,7 +35,7 @@ USERS = {
 }
 SUBMITTED = ("data_preparator", "model_logreg", "metrics")
 """In the order of their UIDs, 1 to 3."""
-BASE_IMAGE = "medperf-examples/python-base:local"
+BASE_IMAGE = "localhost/medperf-examples/python-base:local"
 
 
 @attrs.frozen
@@ -68,7 +70,7 @@ def start_tutorial(
                 f"A tutorial is there already: {what} exists.", hint="Remove it first with: medperf tutorial clean"
             )
         previous = site.profiles.active_name
-    folder.mkdir(parents=True)
+    make_folder(folder, f"The folder {folder}")
     (folder / MARK).write_text(json.dumps({"previous_profile": previous}), encoding="utf-8")
     try:
         _copy_examples(folder)
@@ -91,7 +93,7 @@ def _copy_examples(folder: Path) -> None:
 def _make_profiles(
     folder: Path, platform: str, base_image: str | None, home: Path | None, tell: Callable[[str], None]
 ) -> None:
-    changes: dict[str, Any] = {"server": f"embedded:{folder / 'server.db'}", "platform": platform}
+    changes: dict[str, Any] = {"server": f"embedded:{folder / DATABASE}", "platform": platform}
     if platform == "process":
         # the process runner isolates nothing: it is allowed for the tutorial's own programs and for no other
         sources = [
@@ -137,7 +139,7 @@ def _make_benchmark(folder: Path, home: Path | None, tell: Callable[[str], None]
         for name in SUBMITTED:
             tell(f"Packaging and submitting {name}")
             made = package(site, folder / name / "mlcube")
-            hosted = {item.name: f"file://{made.folder / item.name}" for item in made.files}
+            hosted = {item.name: (made.folder / item.name).as_uri() for item in made.files}
             submit_container(
                 site,
                 f"wdbc-{name.replace('_', '-')}",
@@ -155,7 +157,7 @@ def _make_benchmark(folder: Path, home: Path | None, tell: Callable[[str], None]
             data_preparator="1",
             model="2",
             evaluator="3",
-            demo_dataset_url=f"file://{demo}",
+            demo_dataset_url=demo.as_uri(),
             demo_dataset_hash=file_digest(demo),
         )
         reference = next(iter(site.server.list(Model, mine=True)))
@@ -163,7 +165,7 @@ def _make_benchmark(folder: Path, home: Path | None, tell: Callable[[str], None]
             Benchmark(
                 name="wdbc",
                 description="Is a breast mass malignant? 30 measurements of cell nuclei per patient",
-                demo_dataset_tarball_url=f"file://{demo}",
+                demo_dataset_tarball_url=demo.as_uri(),
                 demo_dataset_tarball_hash=file_digest(demo),
                 demo_dataset_generated_uid=report.prepared_hash,
                 data_preparation_mlcube=1,
@@ -184,20 +186,25 @@ def clean_tutorial(folder: Path, *, home: Path | None) -> list[str]:
         The names of the profiles that were removed.
 
     Raises:
-        NotFoundError: there is no tutorial to remove.
+        NotFoundError: there is no tutorial in this folder; if it is elsewhere, that is said.
     """
+    server = f"embedded:{folder / DATABASE}"
     mark = folder / MARK
-    with Site.open(home, profile="default", options=SiteOptions(offline=True)) as site:
-        profiles = [name for name in (OWNER, COMMITTEE, ADMIN) if name in site.profiles.names()]
+    with Site.open(home, profile="default") as site:
+        there = {name: site.profiles.get(name).server for name in (OWNER, COMMITTEE, ADMIN)
+                 if name in site.profiles.names()}  # fmt: skip
+    profiles = [name for name, address in there.items() if address == server]
     if not mark.is_file() and not profiles:
-        raise NotFoundError(f"There is no tutorial in {folder}.")
+        elsewhere = next((Path(address.removeprefix("embedded:")).parent for address in there.values()), None)
+        hint = f"There is one in {elsewhere}: add --folder {elsewhere}" if elsewhere else None
+        raise NotFoundError(f"There is no tutorial in {folder}.", hint=hint)
     previous = json.loads(mark.read_text(encoding="utf-8"))["previous_profile"] if mark.is_file() else "default"
     for name in profiles:
         with Site.open(home, profile=name) as site:
-            if site.profile.server == f"embedded:{folder / 'server.db'}" and (folder / "server.db").exists():
+            if (folder / DATABASE).exists():
                 logout(site)
             else:
-                site.credentials.delete(site.login_name(site.profile.server))
+                site.credentials.delete(site.login_name(server))
     with Site.open(home, profile="default") as site:
         if site.profiles.active_name in profiles:
             site.profiles.activate(previous if previous in site.profiles.names() else "default")

@@ -33,7 +33,12 @@ COLUMNS = (
 
 @attrs.frozen
 class Row:
-    """An association, with the container and the name of its model, so that people find their own words again."""
+    """An association, with the container and the name of its model, so that people find their own words again.
+
+    Attributes:
+        mlcube: UID of the container.
+        name: of the model.
+    """
 
     item: Association
     mlcube: int | None = None
@@ -129,4 +134,4 @@ def _named(site: Site, found: list[Association]) -> list[Row]:
 
 
 def _data(row: Row) -> Any:
-    return to_data(row.item)
+    return {**to_data(row.item), "mlcube": row.mlcube, "model_name": row.name}

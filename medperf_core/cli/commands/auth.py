@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from medperf_core.cli.output import Format, next_step, note, print_data
@@ -24,7 +26,7 @@ def auth() -> None:
 def login(session: Session, /, user: str | None) -> None:
     """Log in to the server of the profile."""
     with session.opened() as site:
-        who = account.login(site, user, ask_text)
+        who = account.login(site, user, partial(ask_text, advice="Write: medperf auth login --user NAME"))
     note(f"Logged in as {who.username}.")
     next_step("medperf benchmark ls")
 

@@ -1,9 +1,10 @@
-"""``medperf logs``."""
+"""``medperf logs``: of commands, and of what tasks of containers wrote."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,13 +14,14 @@ from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.text import printable
 from medperf_core.errors import NotFoundError
 from medperf_core.site.home import Home
+from medperf_core.site.logs import TASKS, TaskLogFile, log_files, task_logs
 from medperf_core.site.logs import bundle as write_bundle
-from medperf_core.site.logs import log_files
 from medperf_core.site.redact import Redactor
 
 LAST = "last"
 COLUMNS = (
     ("Log", lambda row: row["name"]),
+    ("Task", lambda row: row["task"]),
     ("Changed", lambda row: row["changed"]),
     ("Bytes", lambda row: row["size"]),
 )
@@ -34,7 +36,7 @@ COLUMNS = (
 def logs(session: Session, /, ctx: click.Context, target: Path | None) -> None:
     """See the logs of commands, and bundle them to mail.
 
-    Without a command it lists them.
+    Without a command it lists them, and what tasks of containers wrote, which no bundle has.
     """
     if target is not None:
         _bundle(session, target)
@@ -46,7 +48,7 @@ def logs(session: Session, /, ctx: click.Context, target: Path | None) -> None:
 @format_option
 @pass_session
 def ls(session: Session, /, output: Format) -> None:
-    """List the logs, newest first."""
+    """List the logs of commands, newest first, then those of tasks, newest first."""
     _list(session, output)
 
 
@@ -55,20 +57,23 @@ def ls(session: Session, /, output: Format) -> None:
 @format_option
 @pass_session
 def view(session: Session, /, name: str, output: Format) -> None:
-    """Show a log by its name or the beginning of it; without NAME the last one."""
-    files = log_files(Home.open(session.home).logs_dir)
-    found = files[:1] if name == LAST else [file for file in files if file.name.startswith(name)]
-    if not found:
+    """Show a log by its name or the beginning of it, such as tasks/infer; without NAME the last command's."""
+    folder = Home.open(session.home).logs_dir
+    files = {file.name: file for file in log_files(folder)}
+    if name != LAST:
+        files |= {_task_name(log): log.path for log in task_logs(folder)}
+    found = next((known for known in files if name == LAST or known.startswith(name)), None)
+    if found is None:
         raise NotFoundError(
             f"There is no log {name!r}." if files else "There are no logs yet.",
             hint="medperf logs lists them." if files else None,
         )
-    lines = found[0].read_text("utf-8", "backslashreplace").splitlines()
+    lines = files[found].read_text("utf-8", "backslashreplace").splitlines()
     if output is Format.TABLE:
         for line in lines:
             click.echo(printable(line))
         return
-    print_data({"name": found[0].name, "lines": lines}, output)
+    print_data({"name": found, "lines": lines}, output)
 
 
 @logs.command()
@@ -87,9 +92,19 @@ def _bundle(session: Session, target: Path) -> None:
 
 
 def _list(session: Session, output: Format) -> None:
+    folder = Home.open(session.home).logs_dir
     rows = []
-    for file in log_files(Home.open(session.home).logs_dir):
+    for file in log_files(folder):
         status = file.stat()
-        changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        rows.append({"name": file.name, "changed": changed, "size": status.st_size})
+        rows.append(_row(file.name, None, status.st_mtime, status.st_size))
+    rows += [_row(_task_name(log), log.task, log.changed, log.size) for log in task_logs(folder)]
     print_list(rows, COLUMNS, output, empty="There are no logs yet.", data=dict)
+
+
+def _row(name: str, task: str | None, changed: float, size: int) -> dict[str, Any]:
+    time = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"name": name, "task": task, "changed": time, "size": size}
+
+
+def _task_name(log: TaskLogFile) -> str:
+    return f"{TASKS}/{log.path.name}"

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from medperf_core.cli.associations import say_asked
 from medperf_core.cli.output import Format, next_step, note
-from medperf_core.cli.params import UID, UID_OR_PATH, format_option, mine_option, run_options, yes_option
+from medperf_core.cli.params import (
+    UID,
+    UID_OR_PATH,
+    container_path,
+    format_option,
+    mine_option,
+    output_path,
+    run_options,
+    yes_option,
+)
+from medperf_core.cli.prompts import ask_yes_no
 from medperf_core.cli.registry import list_entities, view_entity
 from medperf_core.cli.results import print_results
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.waivers import say_waived
 from medperf_core.entities import Container, Role, State
 from medperf_core.entities.roles import role_of
-from medperf_core.errors import UsageError
+from medperf_core.errors import InvalidEntityError, TransferError, UsageError
 from medperf_core.journeys.associate import associate as ask
+from medperf_core.journeys.containers import read_local
 from medperf_core.journeys.create import create_model
-from medperf_core.journeys.package import Package
+from medperf_core.journeys.package import Package, check_container
 from medperf_core.journeys.package import package as write_package
 from medperf_core.journeys.run_task import run_container_task
 from medperf_core.journeys.submit import HostedFiles, submit_container
 from medperf_core.site.archive import pack_tree
+from medperf_core.site.folders import make_folder
+from medperf_core.site.site import Site
 
 ROLES = [role.value for role in Role]
 ARCHIVES = (".tar.gz", ".tgz")
@@ -82,16 +96,24 @@ def view(session: Session, /, uid: int, output: Format) -> None:
 
 
 @mlcube.command()
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--mlcube", "named", type=click.Path(path_type=Path), help="The same as the argument PATH.")
+@click.argument("path", required=False, type=click.Path(path_type=Path), callback=container_path)
+@click.option(
+    "--mlcube",
+    "named",
+    type=click.Path(path_type=Path),
+    callback=container_path,
+    help="The same as the argument PATH.",
+)
 @click.option("--type", "role", type=click.Choice(ROLES), help="What the container must be able to do.")
 @click.option("--mlcube-types", metavar="TYPE[,TYPE]", help="The same as --type; several are all checked.")
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Folder to write, instead of deploy/ beside the manifest; or a .tar.gz of it.",
+    callback=output_path,
+    help="Folder to write, instead of deploy/ beside the manifest; or a .tar.gz to write instead.",
 )
+@yes_option
 @pass_session
 def package(
     session: Session,
@@ -101,27 +123,55 @@ def package(
     role: str | None,
     mlcube_types: str | None,
     output: Path | None,
+    yes: bool,
 ) -> None:
     """Check a container and write all that its owner has to host."""
     chosen = path or named
     if chosen is None or (path and named):
         raise UsageError("Name one container.", hint="Write: medperf mlcube package PATH")
+    roles = _roles(role, mlcube_types)
     archive = output if output and output.name.endswith(ARCHIVES) else None
+    if archive is not None:
+        _check_archive(archive, yes)
     with session.opened() as site:
-        for wanted in reversed(_roles(role, mlcube_types)):
-            done = write_package(site, chosen, wanted, None if archive else output)
-        if archive:
-            pack_tree(done.folder, archive)
+        if len(roles) > 1:
+            _check_roles(site, chosen, roles)
+        folder = site.temp / "package" if archive else output
+        done = write_package(site, chosen, roles[0] if roles else None, folder)
+        if archive is not None:
+            _pack(done.folder, archive)
     _say_packaged(done, archive)
 
 
-def _roles(role: str | None, types: str | None) -> list[Role | None]:
+def _check_archive(archive: Path, yes: bool) -> None:
+    if archive.is_dir():
+        raise UsageError(f"{archive} is a folder.", hint="Give another --output.")
+    if archive.exists() and not yes and not ask_yes_no(f"{archive} exists already. Replace it?"):
+        raise UsageError(f"{archive} was left as it is.", hint="Give another --output.")
+
+
+def _check_roles(site: Site, path: Path, roles: list[Role]) -> None:
+    local = read_local(site, path)
+    problems = [problem for role in roles for problem in check_container(local, role)]
+    if problems:
+        raise InvalidEntityError(f"{local.path} cannot be packaged:", problems=list(dict.fromkeys(problems)))
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    make_folder(archive.parent, f"The folder of {archive}")
+    try:
+        pack_tree(folder, archive)
+    except TransferError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def _roles(role: str | None, types: str | None) -> list[Role]:
     words = [word.strip().replace("_", "-") for word in (types or "").split(",") if word.strip()]
     for word in words:
         if word not in ROLES:
             raise UsageError(f"{word!r} is not a type of container.", hint=f"Known types: {', '.join(ROLES)}.")
     found = [Role(word) for word in ([role] if role else []) + words]
-    return [*dict.fromkeys(found)] or [None]
+    return list(dict.fromkeys(found))
 
 
 def _say_packaged(done: Package, archive: Path | None) -> None:
@@ -130,7 +180,7 @@ def _say_packaged(done: Package, archive: Path | None) -> None:
         click.echo(f"{item.sha256}  {item.size:>12}  {item.name}")
     note("Host these files where the sites that will run them can fetch them.")
     names = {item.name for item in done.files}
-    options = [f"--mlcube-file URL/{done.files[0].name}"]
+    options = [f"--mlcube-file {shlex.quote(f'URL/{quote(done.files[0].name)}')}"]
     options += [
         f"--{option}-file URL/{name}"
         for option, name in (
@@ -204,7 +254,9 @@ def create() -> None:
 
 @create.command()
 @click.option("--benchmark", "-b", type=UID, required=True, help="UID of the benchmark that it is for.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to make; by default NAME.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), callback=output_path, help="Folder to make; by default NAME."
+)
 @click.option("--name", "-n", default="my-model", show_default=True, help="Name of the model.")
 @run_options
 @pass_session
@@ -237,17 +289,25 @@ def model(session: Session, /, benchmark: int, output: Path | None, name: str) -
     metavar="LABEL=PATH",
     help="What the task reads (repeatable), such as data_path=FOLDER.",
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for what it writes.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=output_path,
+    help="Folder for what it writes.",
+)
 @run_options
 @pass_session
 def run(session: Session, /, task: str, container: str, inputs: tuple[str, ...], output: Path) -> None:
     """Run one task of a container here; shows the exact command of the engine first."""
-    with session.opened() as site:
+    given = _inputs(inputs)
+    with session.opened(tasks=(task,)) as site:
         done = run_container_task(
             site,
             container,
             task,
-            dict(map(_input, inputs)),
+            given,
             output.absolute(),
             show_command=lambda words: note(f"$ {shlex.join(words)}"),
         )
@@ -255,8 +315,13 @@ def run(session: Session, /, task: str, container: str, inputs: tuple[str, ...],
     say_waived(done.waivers)
 
 
-def _input(word: str) -> tuple[str, Path]:
-    label, equals, path = word.partition("=")
-    if not equals or not label or not path:
-        raise UsageError(f"--input {word!r} is not of the form LABEL=PATH.")
-    return label, Path(path)
+def _inputs(words: tuple[str, ...]) -> dict[str, Path]:
+    inputs: dict[str, Path] = {}
+    for word in words:
+        label, equals, path = word.partition("=")
+        if not equals or not label or not path:
+            raise UsageError(f"--input {word!r} is not of the form LABEL=PATH.")
+        if label in inputs:
+            raise UsageError(f"--input {label}= is given twice.", hint="Give each input once.")
+        inputs[label] = Path(path)
+    return inputs

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
+from medperf_core.cli import complete
 from medperf_core.cli.output import Format, note, print_list, print_one
 from medperf_core.cli.params import format_option
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.entities.codec import to_data
 from medperf_core.errors import MedperfError, UsageError
+from medperf_core.plugin import ExecutorPlugin, RunnerPlugin
 from medperf_core.plugin.settings import fields_of
 from medperf_core.site.home import Home
 from medperf_core.site.profiles import Profile, ProfileStore
@@ -34,6 +37,9 @@ LISTS = {
     "required_plugins": "A plugin without which nothing runs and nothing is sent (repeatable).",
     "blocked_plugins": "A plugin that is not even imported (repeatable).",
 }
+OFFERED = {"platform": complete.platforms, "executor": complete.executors}
+BACKENDS: dict[str, type[RunnerPlugin | ExecutorPlugin]] = {"platform": RunnerPlugin, "executor": ExecutorPlugin}
+EMBEDDED = "embedded:"
 TASKS = ("prepare", "sanity_check", "statistics", "infer", "evaluate")
 
 
@@ -46,7 +52,9 @@ def _choices(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, text in reversed(LISTS.items()):
         command = click.option(f"--{name.replace('_', '-')}", name, multiple=True, metavar="NAME", help=text)(command)
     for name, text in reversed(TEXTS.items()):
-        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text, shell_complete=OFFERED.get(name)
+        )(command)
     return click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")(command)
 
 
@@ -56,7 +64,7 @@ def profile() -> None:
 
 
 @profile.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete.profiles)
 @pass_session
 def activate(session: Session, /, name: str) -> None:
     """Make a profile the one that commands use."""
@@ -67,7 +75,12 @@ def activate(session: Session, /, name: str) -> None:
 @profile.command()
 @click.argument("name", required=False)
 @click.option("--name", "-n", "named", metavar="NAME", help="The same as the argument NAME.")
-@click.option("--like", metavar="PROFILE", help="Start from a copy of this profile instead of the defaults.")
+@click.option(
+    "--like",
+    metavar="PROFILE",
+    shell_complete=complete.profiles,
+    help="Start from a copy of this profile instead of the defaults.",
+)
 @_choices
 @pass_session
 def create(session: Session, /, name: str | None, named: str | None, like: str | None, **given: Any) -> None:
@@ -140,7 +153,7 @@ def ls(session: Session, /, output: Format) -> None:
 
 
 @profile.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.profiles)
 @format_option
 @pass_session
 def view(session: Session, /, name: str | None, output: Format) -> None:
@@ -152,7 +165,7 @@ def view(session: Session, /, name: str | None, output: Format) -> None:
 
 
 @profile.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete.profiles)
 @pass_session
 def delete(session: Session, /, name: str) -> None:
     """Forget a profile."""
@@ -182,7 +195,18 @@ def _changes(given: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _apply(session: Session, /, store: ProfileStore, name: str, changes: Iterable[tuple[str, str]]) -> Profile:
-    fields = [field for item in session.plugins().descriptors() for field in fields_of(item.name, item.settings)]
+    plugins = session.plugins()
+    fields = [field for item in plugins.descriptors() for field in fields_of(item.name, item.settings)]
     for key, value in changes:
-        store.set_text(name, key, value, fields)
+        if key in BACKENDS and value.strip():
+            plugins.get(BACKENDS[key], value.strip())  # an unknown name is refused with those that are installed
+        store.set_text(name, key, _absolute(value.strip()) if key == "server" else value, fields)
     return store.get(name)
+
+
+def _absolute(server: str) -> str:
+    """The server's address, with the path of a registry file as it is seen from this folder."""
+    path = server.removeprefix(EMBEDDED)
+    if path in ("", server) or path.startswith("~"):
+        return server
+    return f"{EMBEDDED}{Path(path).absolute()}"

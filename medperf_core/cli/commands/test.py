@@ -10,12 +10,15 @@ import click
 
 from medperf_core.cli.output import Format, next_step, note, print_data, print_list
 from medperf_core.cli.params import FOLDER, UID, UID_OR_PATH, format_option, run_options
-from medperf_core.cli.results import print_report, print_results
+from medperf_core.cli.results import print_findings, print_report, print_results
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.waivers import say_waived
-from medperf_core.entities import TestReport
+from medperf_core.entities import Container, TestReport
 from medperf_core.entities.codec import to_data
+from medperf_core.errors import MedperfError
 from medperf_core.journeys.compatibility import run_test
+from medperf_core.journeys.strict import require_passed
+from medperf_core.site.site import Site
 
 COLUMNS = (
     ("Report", lambda item: item.uid),
@@ -50,6 +53,7 @@ def test() -> None:
 @click.option("--demo-dataset-url", metavar="URL", help="Another demo dataset than the benchmark's.")
 @click.option("--demo-dataset-hash", metavar="SHA256", help="SHA-256 of that demo dataset.")
 @click.option("--no-cache", is_flag=True, help="Run every step anew.")
+@click.option("--strict", is_flag=True, help="Also check what breaks on other sites; runs the containers again.")
 @format_option
 @run_options
 @pass_session
@@ -57,16 +61,20 @@ def run(session: Session, /, no_cache: bool, output: Format, **named: Any) -> No
     """Run the compatibility test. Nothing is sent anywhere."""
     with session.opened() as site:
         report = run_test(site, fresh=no_cache, **named)
+        what_next = _next(site, report, named["model"])
     if output is not Format.TABLE:
         print_data(to_data(report), output)
+        require_passed(report)
         return
     print_results(report)
+    print_findings(report.findings)
     reused = [step.task for step in report.steps if step.reused]
     if reused:
         note(f"Reused from an earlier run with unchanged inputs: {', '.join(reused)}. (--no-cache runs them anew.)")
     say_waived(waiver for step in report.steps for waiver in step.waivers)
     note(f"The test passed. Its report is {report.uid}.")
-    next_step(_next(report))
+    require_passed(report)
+    next_step(what_next)
 
 
 @test.command()
@@ -96,10 +104,18 @@ def view(session: Session, /, uid: str | None, output: Format) -> None:
         print_data(to_data(report), output)
 
 
-def _next(report: TestReport) -> str:
-    if report.model.isdigit():
-        if report.benchmark is None:
-            return f"medperf test view {report.uid}"
-        return f"medperf mlcube associate --benchmark {report.benchmark} --model_uid {report.model}"
-    path = Path(report.model)
-    return f"medperf mlcube package {shlex.quote(str(path.parent if path.is_file() else path))}"
+def _next(site: Site, report: TestReport, model: str | None) -> str:
+    """The command after a test: to package the user's model, to associate it, or to look at the report."""
+    if model is not None and not model.isdigit():
+        path = Path(model)
+        return f"medperf mlcube package {shlex.quote(str(path.parent if path.is_file() else path))}"
+    if model is not None and report.benchmark is not None and _is_own(site, int(model)):
+        return f"medperf mlcube associate --benchmark {report.benchmark} --model_uid {model}"
+    return f"medperf test view {report.uid}"
+
+
+def _is_own(site: Site, container: int) -> bool:
+    try:
+        return site.server.get(Container, container).owner == site.server.me().id
+    except MedperfError:
+        return False  # the test is done; a server that does not answer now only costs the advice

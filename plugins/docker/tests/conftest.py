@@ -29,7 +29,7 @@ BUSYBOX = Path("/bin/busybox")
 
 def busybox_tar() -> bytes:
     """A root file system of nothing but busybox, different each time."""
-    if not BUSYBOX.exists() or b"statically linked" not in subprocess.check_output(["file", BUSYBOX]):
+    if not BUSYBOX.exists() or b"/lib64/ld-linux" in BUSYBOX.read_bytes():
         words = "busybox-static is not installed"
         if os.environ.get("CI") == "true":
             pytest.fail(words)

@@ -202,7 +202,7 @@ def test_a_config_under_a_false_name_is_known_by_its_bytes(site: Any, saved: Sav
         config = json.load(file)
     config["config"]["Entrypoint"] = ["/bin/echo", "changed"]
     rewrite(saved.path, {manifest[0]["Config"]: json.dumps(config).encode()})
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match="not the recorded one"):
         site.runner().prepare(saved.source, [saved.config])
     assert not here(site.client, saved.config.digest)
 

@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medperf_docker import images
+from medperf_docker import build, images
 from medperf_docker.account import Account, account, parse
-from medperf_docker.connect import Endpoint, engine_error
+from medperf_docker.connect import Connection, Endpoint, engine_error
 from medperf_docker.container import Container, command_line, describe, device_requests, nested
 from medperf_docker.daemon import Daemon, capabilities, read
+from medperf_docker.plugin import DockerSettings
 
-from medperf_core.entities import CommandStyle, IdentityKind, ImageIdentity, TaskSpec, VolumeKind, VolumeSpec
+from medperf_core.entities import (
+    CommandStyle,
+    IdentityKind,
+    ImageIdentity,
+    ImageSource,
+    SourceKind,
+    TaskSpec,
+    VolumeKind,
+    VolumeSpec,
+)
 from medperf_core.errors import ConfigurationError, ExecutionError
-from medperf_core.plugin import Enforcement, Gpus, Guarantee, Limit, Mount, Resources, TaskRequest
+from medperf_core.plugin import BackendContext, Enforcement, Gpus, Guarantee, Limit, Mount, Resources, TaskRequest
 from medperf_core.plugin.layout import Bind
 
 INFO: dict[str, Any] = {
@@ -99,6 +109,14 @@ def test_podman_would_read_options_in_paths(host: str, target: str) -> None:
     with pytest.raises(ExecutionError, match="option"):
         describe({}, DIGEST, request, Account("5:6", 5, 6), podman, "0123")
     assert describe({}, DIGEST, request, Account("5:6", 5, 6), daemon(), "0123").binds[0].target == target
+
+
+def test_podman_builds_nothing_without_a_network(tmp_path: Path) -> None:
+    podman = read(INFO, {**VERSION, "Components": [{"Name": "Podman Engine"}]})
+    context = BackendContext(tmp_path, tmp_path)
+    source = ImageSource(SourceKind.TREE, str(tmp_path), dockerfile="Dockerfile")
+    with pytest.raises(ExecutionError, match="off the network"):
+        build.prepare(Connection("unix:///gone.sock", context), podman, context, DockerSettings(), source, ())
 
 
 def test_gpu_capability() -> None:

@@ -85,7 +85,7 @@ def test_environment_is_clean(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_no_core_dumps(site: Any) -> None:
-    assert lines(site, "ulimit -c") == ["0"]
+    assert lines(site, "ulimit -Sc; ulimit -Hc") == ["0", "0"]
 
 
 def test_declared_volumes_are_read_only_and_keep_their_content(site: Any, make_image: Any) -> None:

@@ -18,7 +18,7 @@ from medperf_core.plugin.runner import TAIL_LINES
 
 
 def test_a_failing_task_is_an_outcome(site: Any) -> None:
-    outcome = site.run("seq 100; echo oh >&2; exit 7")
+    outcome = site.run("seq 100; sleep 0.3; echo oh >&2; exit 7")
     assert outcome.exit_code == 7
     assert len(outcome.tail) == TAIL_LINES
     assert outcome.tail[-1] == "oh"

@@ -15,6 +15,7 @@ import attrs
 import pytest
 from medperf_server.embedded import EmbeddedClient
 from medperf_server.plugin import medperf_servers
+from medperf_server.view import View
 
 from medperf_core.entities import (
     Approval,
@@ -88,16 +89,50 @@ def test_start_up_imports_no_sqlalchemy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_file_is_made_on_first_use_and_is_private(client, path):
+def test_the_file_is_made_by_a_login_and_is_private(client, path):
     made = client("admin")
     assert not path.exists()
-    assert made.me() == User(id=1, username="admin", is_admin=True)
+    assert made.login("admin", never).user == made.me() == User(id=1, username="admin", is_admin=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.me(),
+        lambda client: client.users(),
+        lambda client: list(client.list(Model)),
+        lambda client: client.associations(Party.MODEL),
+        lambda client: client.send(Submission(action="", target="", route="POST /models/", body=b"{}")),
+    ],
+)
+def test_nothing_else_makes_a_file_that_is_missing(client, path, use):
+    with pytest.raises(ConfigurationError, match=f"There is no registry at {path}.*medperf auth login"):
+        use(client("admin"))
+    assert not path.exists()
+
+
+def test_a_link_to_nothing_is_no_registry(client, path):
+    path.symlink_to(path.with_name("gone.db"))
+    with pytest.raises(ConfigurationError, match="There is no registry"):
+        client("admin").login("admin", never)
+    assert not path.exists()
+
+
+def test_each_call_reads_the_user_once(seeded, monkeypatch):
+    read = []
+    load = View._load
+    monkeypatch.setattr(View, "_load", lambda self, kind, rows: read.append(kind) or load(self, kind, rows))
+    bo = seeded("bo")
+    for use in (bo.me, lambda: list(bo.list(Model, mine=True)), lambda: bo.associations(Party.MODEL)):
+        read.clear()
+        use()
+        assert read.count(User) == 1
+
+
 def test_permissions_that_were_given_stay(client, path):
-    client("admin").me()
+    client("admin").login("admin", never)
     path.chmod(0o640)
     client("admin").me()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -121,7 +156,7 @@ def test_files_that_are_no_registry_are_refused_with_words_and_left_alone(client
         client("admin").me()
     assert path.read_bytes().startswith(b"not a database")
     path.unlink()
-    client("admin").me()
+    client("admin").login("admin", never)
     content = path.read_bytes()
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(ServerError, match="cannot be used"):
@@ -133,7 +168,7 @@ def test_files_that_are_no_registry_are_refused_with_words_and_left_alone(client
 
 
 def test_a_newer_file_is_refused_with_words(client, path):
-    client("admin").me()
+    client("admin").login("admin", never)
     with sqlite3.connect(path) as connection:
         connection.execute("update medperf_registry set version = 7")
     with pytest.raises(ServerError, match="schema version 7"):

@@ -143,6 +143,8 @@ def test_associations_are_the_latest_of_each_pair_of_ones_own(filled, people):
     assert [each.model for each in filled.associations(people["mo"], Party.MODEL)] == [2]
     assert filled.associations(people["do"], Party.MODEL) == []
     assert filled.associations(people["bo"], Party.MODEL, benchmark=2) == []
+    assert [each.model for each in filled.associations(people["admin"], Party.MODEL)] == [2, 1]
+    assert [each.dataset for each in filled.associations(people["admin"], Party.DATASET, benchmark=1)] == [1]
     assert [each.model for each in filled.participants(people["do"], Party.MODEL, 1)] == [2, 1]
     with pytest.raises(PermissionDeniedError):
         filled.participants(people["mo"], Party.DATASET, 1)
@@ -183,7 +185,7 @@ def test_a_client_uuid_is_of_one_owner_kind_and_thing(store, people, make):
 def test_rights_are_looked_up_at_each_call(store, people, make):
     with pytest.raises(PermissionDeniedError):
         store.create(attrs.evolve(people["bo"], is_admin=True), User(username="friend"))
-    for stranger in (User(username="admin"), User(id=9, username="x"), attrs.evolve(people["bo"], username="mo")):
+    for stranger in (User(username="x"), User(id=9, username="admin"), attrs.evolve(people["bo"], username="mo")):
         with pytest.raises(AuthenticationError):
             store.create(stranger, make.container("a"))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import attrs
 
@@ -28,6 +29,14 @@ from medperf_docker.stream import Stopped, checked, messages
 DOCUMENT_LIMIT = 4 << 20
 DOCUMENTS_LIMIT = 64 << 20
 MEMBER_LIMIT = 20_000
+HEADER_LIMIT = 1 << 20
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _NAMES = ("manifest.json", "repositories", "index.json")
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
@@ -51,6 +60,17 @@ class Image:
     manifests: tuple[str, ...] = ()
     architecture: str = ""
     saved: bool = False
+
+
+class _Header(tarfile.TarInfo):
+    """Refuses headers that ``tarfile`` would read into memory whatever their size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENDED and header.size > HEADER_LIMIT:
+            raise tarfile.ReadError("a header is larger than any real one")
+        return header
 
 
 class _Reading(io.RawIOBase):
@@ -172,7 +192,7 @@ def scan(stream: Any, name: str) -> tuple[Image, ...]:
     documents: dict[str, bytes] = {}
     size = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
             for member in _members(tar, name):
                 if not member.isreg() or member.size > DOCUMENT_LIMIT:
                     continue
@@ -183,7 +203,7 @@ def scan(stream: Any, name: str) -> tuple[Image, ...]:
                     if size > DOCUMENTS_LIMIT:
                         raise VerificationError(f"The image archive {name} holds more than its layers can explain.")
                     documents[member.name] = data
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise VerificationError(
             f"{name} is not an image archive, or it is damaged: {error}.",
             hint="It must be what `docker save` writes; zstd is not supported.",
@@ -194,7 +214,12 @@ def scan(stream: Any, name: str) -> tuple[Image, ...]:
 def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
     seen: set[str] = set()
     for number, member in enumerate(tar):
-        member.name = member.name.removeprefix("./")
+        member.name = posixpath.normpath(member.name)
+        if member.issparse() or member.name.startswith(("/", "../")):
+            raise VerificationError(
+                f"The image archive {name} holds {member.name[:100]!r}, which is no part of an image."
+            )
+        member.pax_headers = {}  # they would overrule the name that was looked at
         if member.name in seen or number >= MEMBER_LIMIT:
             raise VerificationError(f"The image archive {name} holds {member.name[:100]!r} twice, or too many files.")
         if not member.isdir():
@@ -291,7 +316,9 @@ def nameless(path: Path, image: Image, context: BackendContext, what: str) -> It
     """The archive as the daemon gets it: one image, without any name, so that no local tag is moved."""
     with (
         path.open("rb") as raw,
-        tarfile.open(fileobj=_Reading(raw, _progress(what, path.stat().st_size, context)), mode="r|*") as tar,
+        tarfile.open(
+            fileobj=_Reading(raw, _progress(what, path.stat().st_size, context)), mode="r|*", tarinfo=_Header
+        ) as tar,
     ):
         for member in _members(tar, str(path)):
             file = tar.extractfile(member) if member.isreg() else None
@@ -316,10 +343,13 @@ def _member(name: str, data: bytes) -> Iterator[bytes]:
 
 
 def _without_names(index: bytes) -> bytes:
-    document = json.loads(index)
-    for descriptor in document["manifests"]:
-        for annotation in _NAME_ANNOTATIONS:
-            (descriptor.get("annotations") or {}).pop(annotation, None)
+    try:
+        document = json.loads(index)
+        for descriptor in document["manifests"]:
+            for annotation in _NAME_ANNOTATIONS:
+                (descriptor.get("annotations") or {}).pop(annotation, None)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise VerificationError(f"The index.json of the image archive cannot be read: {error!r}.") from error
     return json.dumps(document).encode()
 
 

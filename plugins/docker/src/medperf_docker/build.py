@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource
 from medperf_core.errors import ConfigurationError, ExecutionError, InvalidEntityError, NotFoundError
 from medperf_core.plugin import BackendContext, PreparedImage, StepFinished, StepStarted
 from medperf_core.plugin.digest import IGNORED_IN_SOURCES, source_digest, tree_entries
+from medperf_core.plugin.processes import new_marker
 from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_docker import images, registry
 from medperf_docker.connect import Client, Connection, engine_error
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from medperf_docker.plugin import DockerSettings
 
 LABEL = "medperf.source"
+BUILDING = "build-"
+"""Begins the tag of an image that is being built; the marker of the program that builds it follows."""
+OWN_NAMES = "localhost/"
+"""Begins names that no registry serves: an image is given the name of its manifest only if it is such a one."""
 
 
 def prepare(
@@ -52,6 +56,11 @@ def prepare(
         raise ExecutionError(
             f"The source tree {source.location} has no build file.",
             hint="Use the process runner, or give it a Dockerfile.",
+        )
+    if daemon.podman and settings.build_network == "none":
+        raise ExecutionError(
+            f"{source.location} is not built: Podman's Docker interface keeps no build off the network.",
+            hint="Give it a built image, or if you trust its build file, set --docker-build-network=host.",
         )
     wanted = [identity for identity in expected if identity.kind is IdentityKind.SOURCE]
     if expected and not wanted:
@@ -201,7 +210,7 @@ def _build(
     doing, what = f"build the image of {source.location}", f"Building {source.name or source.location}"
     labels = {LABEL: plan.source.digest, "medperf.build-args": json.dumps(dict(plan.args), sort_keys=True)}
     labels["medperf.bases"] = json.dumps(_fetch_bases(connection, context, plan.bases), sort_keys=True)
-    tag = f"{images.KEPT}:build-{secrets.token_hex(16)}"  # cannot be guessed by what is built
+    tag = f"{images.KEPT}:{BUILDING}{new_marker()}"  # cannot be guessed by what is built
     context.emit(StepStarted(what))
     stream = messages(
         connection,
@@ -234,6 +243,9 @@ def _build(
         identifier = images.image_id(image)
         images.keep(client, {"Id": identifier})
         client.remove_image(tag)
+        if source.name and source.name.startswith(OWN_NAMES):
+            name, _, version = source.name.rpartition(":")
+            client.tag(identifier, name or source.name, version if name else None)
         image = images.inspect(client, identifier)
     if image is None:
         raise engine_error(doing, "the image was removed meanwhile")

@@ -14,6 +14,7 @@ import attrs
 from medperf_core.errors import ExecutionError
 from medperf_core.plugin import Gpus, Limit
 from medperf_core.plugin.layout import Bind, container_layout
+from medperf_core.plugin.processes import machine, new_marker
 from medperf_core.plugin.runner import TaskRequest
 from medperf_docker.account import Account, extra_groups
 from medperf_docker.connect import Client
@@ -21,8 +22,12 @@ from medperf_docker.daemon import Daemon
 
 LABEL = "medperf"
 RUN_LABEL = "medperf.run"
+OWNER_LABEL = "medperf.owner"
+"""Whose a container is: the machine and the marker of the program that made it."""
 TMP = str(PurePosixPath("/", "tmp"))
 """A task's own scratch folder and home, inside its container."""
+MEMORY_SHARE = 0.9
+"""Of the machine's memory, what a task gets where nobody says a limit: the rest keeps the machine alive."""
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
 
 
@@ -50,6 +55,7 @@ class Container:
         gpus: which.
         gpu_driver: how GPUs are handed out, and the names of those there are for "cdi".
         init: whether a small first process collects orphans.
+        working_dir: where it starts; "" for the image's own choice.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Container:
     gpu_driver: str | None
     cdi_gpus: tuple[str, ...]
     init: bool = True
+    working_dir: str = ""
 
     @property
     def volume_names(self) -> Mapping[str, str]:
@@ -97,7 +104,8 @@ def describe(
     targets = {str(PurePosixPath(bind.target)) for bind in binds} | {TMP}
     declared = {str(PurePosixPath(path)) for path in (image.get("Config") or {}).get("Volumes") or {}}
     resources = request.resources
-    cpus = resources.cpus if Limit.CPU in daemon.limits else None
+    cpus = (resources.cpus or float(daemon.cpus)) if Limit.CPU in daemon.limits else None
+    memory = (resources.memory or int(daemon.memory * MEMORY_SHARE) or None) if Limit.MEMORY in daemon.limits else None
     return Container(
         name=f"medperf-{request.task.name}-{run}",
         run=run,
@@ -110,7 +118,7 @@ def describe(
         volumes=tuple(sorted(declared - targets)),
         entrypoint=layout.entrypoint,
         command=layout.command,
-        memory=resources.memory if Limit.MEMORY in daemon.limits else None,
+        memory=memory,
         cpus=min(cpus, daemon.cpus) if cpus and daemon.cpus else cpus,
         processes=resources.processes if Limit.PROCESSES in daemon.limits else None,
         shm_size=resources.shm_size,
@@ -118,6 +126,7 @@ def describe(
         gpus=resources.gpus,
         gpu_driver=daemon.gpu_driver,
         cdi_gpus=daemon.cdi_gpus,
+        working_dir=request.working_dir,
     )
 
 
@@ -176,10 +185,11 @@ def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
         "image": plan.image,
         "name": plan.name,
         "user": plan.user,
+        "working_dir": plan.working_dir or None,
         "entrypoint": list(plan.entrypoint) or None,
         "command": list(plan.command) or None,
         "environment": [f"{name}={value}" for name, value in plan.environment.items()],
-        "labels": {LABEL: "1", RUN_LABEL: plan.run},
+        "labels": {LABEL: "1", RUN_LABEL: plan.run, OWNER_LABEL: f"{machine()}.{new_marker()}"},
         "healthcheck": {"test": ["NONE"]},
         "use_config_proxy": False,  # proxies, and passwords in them, are not a task's business
         "host_config": host,
@@ -237,6 +247,7 @@ def command_line(plan: Container, host: str) -> tuple[str, ...]:
     words = ["docker", *(["--host", host] if host else []), "run", "--rm", "--pull=never", "--network=none"]
     words += ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--no-healthcheck"]
     words += [*(["--init"] if plan.init else []), "--ulimit=core=0:0", "--log-driver=none", f"--user={plan.user}"]
+    words += [f"--workdir={plan.working_dir}"] if plan.working_dir else []
     words += [f"--userns={plan.userns}"] if plan.userns else []
     words += [f"--group-add={group}" for group in plan.groups]
     words += [f"--tmpfs={TMP}:{plan.tmpfs}"]

@@ -26,6 +26,7 @@ class Daemon:
         seccomp: whether it filters the system calls of containers.
         limits: the limits that it can hold.
         cpus: CPUs of its machine.
+        memory: bytes of its machine.
         gpu_driver: "nvidia" or "cdi"; None if it cannot hand out GPUs.
         cdi_gpus: names of the GPUs for the driver "cdi".
         id_kind: what an image ID is the digest of; MANIFEST in containerd's image store.
@@ -43,6 +44,7 @@ class Daemon:
     seccomp: bool
     limits: frozenset[Limit]
     cpus: int
+    memory: int
     gpu_driver: str | None
     cdi_gpus: tuple[str, ...]
     id_kind: IdentityKind
@@ -80,22 +82,24 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any]) -> Daemon:
     cdi = tuple(sorted(name for name in devices if "/gpu=" in name and not name.endswith("=all")))
     nvidia = "nvidia" in (info.get("Runtimes") or {})
     store = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)
+    root = str(info.get("DockerRootDir") or "")
     containerd = str(store.get("driver-type", "")).startswith("io.containerd.snapshotter")
     return Daemon(
         engine=one_line(f"{'podman' if podman else 'docker'} {version.get('Version', '?')}", 100),
-        id=str(info.get("ID") or ""),
+        id=f"podman {root}" if podman else str(info.get("ID") or ""),  # Podman makes up another ID for each answer
         podman=podman,
         rootless="name=rootless" in options,
         remapped="name=userns" in options,
         seccomp=any(option.startswith("name=seccomp") and "unconfined" not in option for option in options),
         limits=frozenset(limits),
         cpus=int(info.get("NCPU") or 0),
+        memory=int(info.get("MemTotal") or 0),
         gpu_driver="nvidia" if nvidia else ("cdi" if cdi else None),
         cdi_gpus=cdi,
         id_kind=IdentityKind.MANIFEST if containerd else IdentityKind.CONFIG,
         architecture=str(version.get("Arch") or ""),
         storage=one_line(str(info.get("Driver") or "?"), 100),
-        root=str(info.get("DockerRootDir") or ""),
+        root=root,
         api=tuple(int(part) for part in str(version.get("ApiVersion", "0")).split(".") if part.isdigit()),
     )
 

@@ -112,4 +112,12 @@ def prepared(image: Mapping[str, Any], known: Iterable[ImageIdentity], source: I
     """The image as the core gets it: by ID, with all that it verifiably is."""
     config = image.get("Config") or {}
     command = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
-    return PreparedImage(image_id(image), tuple(sorted(set(known))), source, tuple(map(str, command)))
+    size = image.get("Size")
+    return PreparedImage(
+        image_id(image),
+        tuple(sorted(set(known))),
+        source,
+        tuple(map(str, command)),
+        architecture=str(image.get("Architecture") or "") or None,
+        size=size if isinstance(size, int) and size > 0 else None,
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import attrs
 
 from medperf_core.entities.image import ImageIdentity, ImageSource, SourceKind
 from medperf_core.errors import ExecutionError
@@ -14,6 +17,7 @@ from medperf_core.plugin import (
     BackendContext,
     Capabilities,
     Check,
+    Condition,
     Notice,
     PreparedImage,
     Runner,
@@ -22,11 +26,12 @@ from medperf_core.plugin import (
 )
 from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_docker import archive, build, images, registry
-from medperf_docker.account import Account, account, handed_over, unreadable
+from medperf_docker.account import Account, account, handed_over, parse, unreadable
 from medperf_docker.connect import Connection
 from medperf_docker.container import Container, command_line, describe
 from medperf_docker.daemon import Daemon, capabilities, probe
 from medperf_docker.execute import execute
+from medperf_docker.leftovers import remove_leftovers
 
 if TYPE_CHECKING:
     from medperf_docker.plugin import DockerSettings
@@ -38,6 +43,7 @@ class DockerRunner(Runner):
     def __init__(self, settings: DockerSettings, context: BackendContext) -> None:
         self._settings, self._context = settings, context
         self._connection = Connection(settings.host, context)
+        self._cleaned = False
 
     @cached_property
     def _daemon(self) -> Daemon:
@@ -49,7 +55,17 @@ class DockerRunner(Runner):
 
     def capabilities(self) -> Capabilities:
         root_inside = self._account.uid == 0
-        return capabilities(self._daemon, self._connection.endpoint.address, root_inside=root_inside)
+        found = capabilities(self._daemon, self._connection.endpoint.address, root_inside=root_inside)
+        conditions = {Condition.TMP_SIZE, Condition.WORKING_DIR}
+        if os.geteuid() == 0 and not self._daemon.rootless:  # only root can hand outputs over to anybody
+            conditions.add(Condition.USER)
+        return attrs.evolve(found, conditions=frozenset(conditions))
+
+    def _who(self, request: TaskRequest) -> Account:
+        if not request.user:
+            return self._account
+        uid, gid = parse(request.user)
+        return Account(request.user, uid, gid, self._account.userns)
 
     def supports(self, source: ImageSource) -> bool:
         if source.kind is SourceKind.TREE:
@@ -57,6 +73,9 @@ class DockerRunner(Runner):
         return source.kind in (SourceKind.REGISTRY, SourceKind.ARCHIVE)
 
     def prepare(self, source: ImageSource, expected: Iterable[ImageIdentity] = ()) -> PreparedImage:
+        if not self._cleaned:
+            self._cleaned = True
+            remove_leftovers(self._connection, self._context)
         wanted = tuple(expected)
         if source.kind is SourceKind.REGISTRY:
             found = registry.prepare(self._connection, self._daemon, self._context, source, wanted)
@@ -69,11 +88,11 @@ class DockerRunner(Runner):
         return found
 
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
-        plan = self._plan(prepared, request)
-        for path in unreadable(plan.binds, self._account):
+        plan, who = self._plan(prepared, request), self._who(request)
+        for path in unreadable(plan.binds, who):
             self._context.emit(
                 Notice(
-                    f"{path} is not readable for the account {self._account.uid} that the task runs as; if the task fails, "
+                    f"{path} is not readable for the account {who.uid} that the task runs as; if it fails, "
                     f"change its permissions or set --docker-run-as.",
                     "warning",
                 )
@@ -81,7 +100,7 @@ class DockerRunner(Runner):
         started = datetime.now(UTC).isoformat(timespec="seconds")
         with (
             TaskLogWriter(request.log, request.task.name, self._context.emit) as log,
-            handed_over(plan.binds, self._account),
+            handed_over(plan.binds, who),
         ):
             ended = execute(self._connection, self._context, plan, log, request.time_limit, podman=self._daemon.podman)
         return TaskOutcome(
@@ -119,7 +138,7 @@ class DockerRunner(Runner):
                 f"The image {prepared.reference} of {prepared.source} is no longer in Docker's store.",
                 hint="Run the command again: it is then fetched again.",
             )
-        return describe(image, prepared.reference, request, self._account, self._daemon, secrets.token_hex(8))
+        return describe(image, prepared.reference, request, self._who(request), self._daemon, secrets.token_hex(8))
 
 
 def _limits(plan: Container, time_limit: float | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,8 @@ _ANSWER = re.compile(r"PUT /(model|dataset)s/([0-9]+)/benchmarks/([0-9]+)/")
 
 
 class EmbeddedClient(ServerClient):
-    """The registry in the file that ``address`` names; made when it is first used, readable by its user only.
+    """The registry in the file that ``address`` names. ``login`` and ``add_user`` make a file that is not there,
+    readable by its user only; whatever else is asked then, is refused.
 
     Args:
         address: ``embedded:`` and an absolute path or one that starts with ``~``; its folder must exist.
@@ -61,14 +63,31 @@ class EmbeddedClient(ServerClient):
 
         from medperf_server.store import Store
 
+        try:
+            kind = self.path.stat().st_mode
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"There is no registry at {self.path}.",
+                hint="Correct the server address of the profile, or make a new registry by logging in to it: "
+                "medperf auth login --user admin",
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"The registry {self.path} cannot be used: {error.strerror}.",
+                hint="Correct the server address of the profile, or the permissions.",
+            ) from error
+        if not stat.S_ISREG(kind):
+            raise ConfigurationError(
+                f"The registry {self.path} is not a file.", hint="Correct the server address of the profile."
+            )
+        return Store(URL.create("sqlite", database=str(self.path)))
+
+    def _make_file(self) -> None:
+        """Make an empty file, of which the store makes a registry, unless something is there."""
         if not self.path.parent.is_dir():
             raise ConfigurationError(
                 f"The registry {self.path} cannot be made: its folder does not exist.",
                 hint="Make the folder, or correct the server address of the profile.",
-            )
-        if self.path.exists() and not self.path.is_file():
-            raise ConfigurationError(
-                f"The registry {self.path} is not a file.", hint="Correct the server address of the profile."
             )
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -79,9 +98,9 @@ class EmbeddedClient(ServerClient):
                 f"The registry {self.path} cannot be made: {error.strerror}.",
                 hint="Look at the permissions of its folder.",
             ) from error
-        return Store(URL.create("sqlite", database=str(self.path)))
 
     def login(self, user: str | None, ask: Ask) -> Login:
+        self._make_file()
         people = self._store.people()
         names = tuple(person.username for person in people)
         asked = ask("Who are you?", False, names) if user is None else user
@@ -98,15 +117,15 @@ class EmbeddedClient(ServerClient):
         """Nothing to do: a registry file keeps no logins."""
 
     def me(self) -> User:
+        return self._store.user(self._actor)
+
+    @property
+    def _actor(self) -> User:
+        """Who is logged in, by name only: the store reads the rest in the transaction that acts."""
         username = (self._context.credentials(self.address) or {}).get("username")
         if username is None:
             raise AuthenticationError(f"Nobody is logged in at {self.address}.", hint="Log in first.")
-        for person in self._store.people():
-            if person.username == username:
-                return person
-        raise AuthenticationError(
-            f"The registry {self.path} does not know {username!r} any more.", hint="Log in again."
-        )
+        return User(username=username)
 
     def add_user(self, user: User) -> User:
         """Add a user; for administrators, such as the ``admin`` that every new registry has.
@@ -115,27 +134,29 @@ class EmbeddedClient(ServerClient):
             PermissionDeniedError: the logged-in user is no administrator.
             RefusedError: the name or e-mail address is another user's.
         """
-        return self._store.create(self.me(), user)
+        actor = self._actor
+        self._make_file()
+        return self._store.create(actor, user)
 
     def users(self) -> Sequence[User]:
         """The users that the logged-in one may see: all of them for administrators."""
-        return self._store.users(self.me())
+        return self._store.users(self._actor)
 
     def get(self, kind: type[E], uid: int) -> E:
-        return self._store.get(self.me(), kind, uid)
+        return self._store.get(self._actor, kind, uid)
 
     def list(self, kind: type[E], *, mine: bool = False, **filters: Any) -> Iterator[E]:
-        return self._store.list(self.me(), kind, mine=mine, **filters)
+        return self._store.list(self._actor, kind, mine=mine, **filters)
 
     def model_of(self, container_uid: int) -> Model:
-        return self._store.model_of(self.me(), container_uid)
+        return self._store.model_of(self._actor, container_uid)
 
     def associations(self, party: Party, *, benchmark: int | None = None) -> Sequence[Association]:
-        return self._store.associations(self.me(), party, benchmark=benchmark)
+        return self._store.associations(self._actor, party, benchmark=benchmark)
 
     def participants(self, party: Party, benchmark: int) -> Sequence[Association]:
         """The latest association of each model (dataset) with a benchmark; see ``Store.participants``."""
-        return self._store.participants(self.me(), party, benchmark)
+        return self._store.participants(self._actor, party, benchmark)
 
     def draft_create(self, thing: Entity | Association) -> Submission:
         if isinstance(thing, Association):
@@ -182,7 +203,7 @@ class EmbeddedClient(ServerClient):
             PermissionDeniedError: the logged-in user may not do this.
             NotFoundError: something that the draft acts on does not exist.
         """
-        me, route, body = self.me(), submission.route, submission.body
+        me, route, body = self._actor, submission.route, submission.body
         if _ASSOCIATE.fullmatch(route):
             return self._store.create(me, wire.read_new(Association, body))
         if match := _ANSWER.fullmatch(route):

@@ -41,7 +41,8 @@ def utc_now() -> datetime:
 class Store:
     """A registry in a database of its own.
 
-    Reads and writes name the user who acts; what that user may do is looked up again in the same transaction.
+    Reads and writes name the user who acts, whose ``username`` is enough; who that is and what that user may do is
+    looked up in the same transaction.
 
     Args:
         url: SQLAlchemy URL, ``sqlite:////absolute/path`` or ``postgresql+psycopg://...``. An empty database gets
@@ -82,6 +83,11 @@ class Store:
         with self._transaction() as view:
             return view.find(User)
 
+    def user(self, actor: User) -> User:
+        """The actor, as the registry knows it."""
+        with self._acting(actor) as (who, _):
+            return who
+
     def users(self, actor: User) -> Sequence[User]:
         """The users that the actor may see."""
         with self._acting(actor) as (who, view):
@@ -112,15 +118,14 @@ class Store:
         """
         if kind not in TABLES or not issubclass(kind, Entity):
             raise UsageError(f"A registry has no list of {kind.__name__}.")
-        fields = check_filters(kind, filters)
-        if mine and fields.setdefault("owner", actor.id) != actor.id:
-            return iter(())
-        return self._pages(actor, kind, fields)
+        return self._pages(actor, kind, mine, check_filters(kind, filters))
 
-    def _pages(self, actor: User, kind: type[E], fields: dict[str, Any]) -> Iterator[E]:
+    def _pages(self, actor: User, kind: type[E], mine: bool, fields: dict[str, Any]) -> Iterator[E]:
         after = 0
         while after >= 0:
             with self._acting(actor) as (who, view):
+                if mine and fields.setdefault("owner", who.id) != who.id:
+                    return
                 page = view.page(kind, fields, after=after, limit=_PAGE)
                 visible = [
                     visibility.shown(who, each, view)
@@ -146,9 +151,10 @@ class Store:
         )
 
     def associations(self, actor: User, party: Party, *, benchmark: int | None = None) -> Sequence[Association]:
-        """The latest association of each pair that the actor owns a side of, oldest first."""
+        """The latest association of each pair that the actor owns a side of, oldest first; of every pair for
+        administrators."""
         with self._acting(actor) as (who, view):
-            return view.pairs(party, benchmark=benchmark, side=who.id)
+            return view.pairs(party, benchmark=benchmark, side=None if who.is_admin else who.id)
 
     def participants(self, actor: User, party: Party, benchmark: int) -> Sequence[Association]:
         """The latest association of each model (dataset) with a benchmark, oldest first.
@@ -209,8 +215,8 @@ class Store:
     def _acting(self, actor: User, *, write: bool = False) -> Iterator[tuple[User, View]]:
         """A transaction, with the actor as the registry knows it now."""
         with self._transaction(write=write) as view:
-            found = view.get(User, actor.id or 0)
-            if found is None or found.username != actor.username:
+            found = next(iter(view.find(User, username=actor.username)), None)
+            if found is None or actor.id not in (None, found.id):
                 raise AuthenticationError(
                     f"The registry {self._name} does not know the user {actor.username!r}.", hint="Log in again."
                 )

@@ -1,0 +1,1 @@
+"""Faults are provoked: programs killed at any moment, full disks, dead servers."""
