@@ -8,7 +8,7 @@ PLUGINS := plugins/server plugins/storage plugins/docker examples
 EDITABLE := $(foreach path,. $(PLUGINS),-e $(path))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
-.PHONY: help setup demo test lint engines engines-stop bench clean
+.PHONY: help setup demo test lint engines engines-stop soak bench clean
 
 help:
 	@echo "make demo [PLATFORM=docker]  walk the model owner's journey from start to end"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint                    check style, types and the floors"
 	@echo "make engines                 install and start the engines that the rest of the tests use (root, Debian)"
 	@echo "make engines-stop            stop what make engines started"
+	@echo "make soak                    kill -9 the journey at 100 moments (15 minutes)"
 	@echo "make bench                   measure start-up times (docs/performance.md)"
 	@echo "make clean                   remove what the other targets made here"
 
@@ -47,6 +48,9 @@ engines:
 
 engines-stop:
 	$(PYTHON) -m tests.engines stop
+
+soak: setup
+	$(BIN)/python -m tests.faults 100
 
 bench: setup
 	$(BIN)/python -m benchmarks

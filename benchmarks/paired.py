@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -37,7 +37,29 @@ def compare(ours: Sequence[str], peer: Sequence[str], runs: int = 21, **environm
     variables = {**os.environ, **environment}
     for command in (ours, peer, ours, peer):
         seconds(command, variables)
-    pairs = [(seconds(ours, variables), seconds(peer, variables)) for _ in range(runs)]
+    return ratio_of([(seconds(ours, variables), seconds(peer, variables)) for _ in range(runs)])
+
+
+def compare_calls(
+    ours: Callable[[], object], peer: Callable[[], object], runs: int, before: Callable[[], object] = int
+) -> Ratio:
+    """Call both in turn, after one pair that does not count.
+
+    Args:
+        before: is called before each call and not timed.
+    """
+
+    def elapsed(work: Callable[[], object]) -> float:
+        before()
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return ratio_of([(elapsed(ours), elapsed(peer)) for _ in range(runs + 1)][1:])
+
+
+def ratio_of(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """The medians of measured pairs (seconds of ours, seconds of the peer)."""
     return Ratio(
         statistics.median(mine for mine, _ in pairs),
         statistics.median(theirs for _, theirs in pairs),

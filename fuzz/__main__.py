@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def table(figures: list[dict[str, Any]]) -> str:
 
 def fuzz(name: str, seconds: int, out: Path) -> None:
     """Fuzz one target in this process, which libFuzzer ends."""
-    import atheris  # type: ignore[import-not-found, unused-ignore]
+    atheris: Any = import_module("atheris")
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from fuzz.targets import load

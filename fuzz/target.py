@@ -45,19 +45,19 @@ class Draw:
     def left(self) -> int:
         return len(self._data) - self._at
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """The next bytes, fewer at the end."""
         piece = self._data[self._at : self._at + size]
         self._at += len(piece)
         return piece
 
     def rest(self) -> bytes:
-        return self.bytes(self.left)
+        return self.take(self.left)
 
     def number(self, below: int) -> int:
         """A number from 0 to ``below - 1``."""
         size = max(1, (below - 1).bit_length() + 7 >> 3)
-        return int.from_bytes(self.bytes(size), "little") % below
+        return int.from_bytes(self.take(size), "little") % below
 
     def flag(self) -> bool:
         return self.number(2) == 1
@@ -71,9 +71,9 @@ class Draw:
             case 0 | 1:
                 return self.pick(words)
             case 2:
-                return self.bytes(self.number(longest)).decode("utf-8", "replace")
+                return self.take(self.number(longest)).decode("utf-8", "replace")
             case _:
-                return self.pick(words) + self.bytes(self.number(8)).decode("utf-8", "surrogateescape")
+                return self.pick(words) + self.take(self.number(8)).decode("utf-8", "surrogateescape")
 
     def value(self, words: Sequence[str], depth: int = 6) -> Any:
         """Plain JSON with keys and text of the given words."""

@@ -16,8 +16,8 @@ from medperf_core.entities.image import SourceKind
 from medperf_core.entities.roles import Role, VolumeKind, volume_rules
 from medperf_core.entities.spec import ContainerSpec
 from medperf_core.errors import InvalidEntityError, MedperfError
-from medperf_core.journeys.compatibility import read_map
 from medperf_core.journeys.demo_data import _inside
+from medperf_core.journeys.tasks import read_map
 from medperf_core.plugin import Gpus, Manifest, Packager
 from medperf_core.plugin.layout import container_layout
 from medperf_core.plugin.manifest import load_yaml, manifest_from_data, parse_manifest

@@ -74,7 +74,7 @@ def run_tampered(data: bytes, folder: Path) -> None:
         at = draw.number(len(changed) + 1) if changed else 0
         match draw.number(4):
             case 0:
-                changed[at:at] = draw.bytes(1 + draw.number(8))
+                changed[at:at] = draw.take(1 + draw.number(8))
             case 1:
                 del changed[at : at + 1 + draw.number(600)]
             case 2:

@@ -67,7 +67,7 @@ def run_engine_words(data: bytes, folder: Path) -> None:
 
 def run_redact(data: bytes, folder: Path) -> None:
     draw = Draw(data)
-    secret = draw.bytes(4 + draw.number(30)).decode("utf-8", "replace")
+    secret = draw.take(4 + draw.number(30)).decode("utf-8", "replace")
     redact = Redactor()
     redact.add(secret)
     text = draw.rest().decode("utf-8", "replace")
@@ -86,7 +86,7 @@ def run_task_log(data: bytes, folder: Path) -> None:
         with TaskLogWriter(folder / "logs" / "log", "infer", told.append, limit) as log:
             total = 0
             while draw.left:
-                piece = draw.bytes(1 + draw.number(64)) * (1 + draw.number(2) * 500)
+                piece = draw.take(1 + draw.number(64)) * (1 + draw.number(2) * 500)
                 total += len(piece)
                 log.feed(piece)
     except MedperfError as error:

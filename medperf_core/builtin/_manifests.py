@@ -236,7 +236,7 @@ class Reading:
         """A file at a relative path below a folder; None if it is not there or leads out of the folder."""
         if text.startswith("/") or "\0" in text or not text:
             return None
-        home = folder.resolve()
+        home = Path(os.path.realpath(folder))
         found = Path(os.path.realpath(home / text))
         return found if found.is_relative_to(home) and is_there(found, stat.S_ISREG) else None
 

@@ -6,6 +6,7 @@ number if a signal ended it (130 for Ctrl-C, 143 for SIGTERM); 141 if standard o
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -17,9 +18,10 @@ import click
 
 from medperf_core.cli.session import Session
 from medperf_core.cli.text import printable
-from medperf_core.errors import CancelledError, MedperfError
+from medperf_core.errors import CancelledError, MedperfError, TransferError
 
 INTERNAL_ERROR = 70
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +51,13 @@ def report(error: BaseException, session: Session, *, signal_number: int | None 
     if isinstance(error, MedperfError):
         _say("Stopped:" if isinstance(error, CancelledError) else "Error:", str(error))
         return error.exit_code
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        _say(
+            "Error:",
+            f"There is no room left on the disk ({error.strerror}{f': {error.filename}' if error.filename else ''}). "
+            "Nothing half-done was kept. Free some room, then run the same command again.",
+        )
+        return TransferError.exit_code
     where = f" The log has the details: {log}." if log else ""
     _say(
         "Error:",

@@ -53,9 +53,13 @@ def _inside(root: Path, paths: dict[str, object], key: str, url: str) -> Path:
     value = paths.get(key)
     if not isinstance(value, str) or not value:
         raise InvalidEntityError(f"paths.yaml of the demo dataset {url} does not say its {key}.")
-    place = (root / value).resolve()
+    try:
+        place = (root / value).resolve()
+        is_folder = place.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, links in a circle
+        raise InvalidEntityError(f"paths.yaml of the demo dataset {url}: {key} is not a path ({error}).") from error
     if not place.is_relative_to(root.resolve()):
         raise InvalidEntityError(f"paths.yaml of the demo dataset {url}: {key} leads out of it.")
-    if not place.is_dir():
+    if not is_folder:
         raise InvalidEntityError(f"The demo dataset {url} has no folder {value}, which its paths.yaml names.")
     return place

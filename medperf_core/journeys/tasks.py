@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -298,6 +300,11 @@ def check_outputs(task: TaskSpec, mounts: tuple[Mount, ...]) -> dict[str, Volume
             if rule is not None and not rule.required:
                 continue
             raise ExecutionError(f"The task {task.name} ended well but wrote nothing to its output {volume.label}.")
+        privileged = _with_privileges(path)
+        if privileged is not None:
+            raise ExecutionError(
+                f"The task {task.name} wrote a setuid or setgid file to its output {volume.label}: {privileged.name}."
+            )
         try:
             found[volume.offer] = Volume.of(path)
         except InvalidEntityError as error:
@@ -309,6 +316,13 @@ def check_outputs(task: TaskSpec, mounts: tuple[Mount, ...]) -> dict[str, Volume
                 f"The output {volume.label} of the task {task.name} cannot be read: {error.strerror}."
             ) from error
     return found
+
+
+def _with_privileges(path: Path) -> Path | None:
+    """The first file there that would run with its owner's or group's rights."""
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names) if path.is_dir() else (path,)
+    bits = stat.S_ISUID | stat.S_ISGID
+    return next((file for file in files if not file.is_symlink() and file.lstat().st_mode & bits), None)
 
 
 def read_map(path: Path, what: str) -> dict[str, Any]:

@@ -188,7 +188,6 @@ def tree_digest(
     """
     paths: list[str] = []
     links = scan_tree(root, ignored, lambda path, _: paths.append(path))
-    paths.sort()
     records = [
         file_record(path, status.st_size, status.st_mode, sha256)
         for path, (sha256, status) in zip(
@@ -277,11 +276,8 @@ class _Hashing:
             left = status.st_size
             if not stat.S_ISREG(status.st_mode):
                 raise _changed(path)
-            # The buffer has room for more than a small file, so that one that grew is noticed.
-            while left > 0:
-                count = os.readv(descriptor, (buffer,))
-                if not count:
-                    break
+            # Not only until the size is reached: a file that grew, or that tells no size, must be noticed.
+            while count := os.readv(descriptor, (buffer,)):
                 digest.update(buffer[:count])
                 left -= count
                 if self._on_bytes:
@@ -289,6 +285,8 @@ class _Hashing:
                         self._on_bytes(count)
                 if self._stopped:
                     return None
+                if left <= 0 and count < len(buffer):
+                    break
         finally:
             os.close(descriptor)
         if left:

@@ -72,6 +72,14 @@ class _PrivateFile(RotatingFileHandler):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.fdopen(os.open(self.baseFilename, flags, 0o600), "a", encoding="utf-8", errors="backslashreplace")
 
+    def close(self) -> None:
+        """Let go of the file, also if what is still unwritten cannot be written."""
+        try:
+            super().close()
+        except OSError:
+            self.stream = None  # closing it once more would try to write again
+            logging.Handler.close(self)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing: a full disk must not end the command, and logging's own words would show the arguments."""
 

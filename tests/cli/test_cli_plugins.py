@@ -153,7 +153,7 @@ def test_commands_and_options_of_plugins_are_completed(
     assert complete("medperf", "hel") == ["hello"]
     assert complete("medperf", "--acme-h") == ["--acme-host"]
     assert complete("medperf", "--acme-host", "h", "hel") == ["hello"]
-    assert complete("medperf", "--acme-host", "h", "hello", "--he") == ["--help"]
+    assert complete("medperf", "--acme-host", "h", "mlcube", "subm") == ["submit"]
     assert complete("medperf", "--platform", "ac") == ["acme"]
     home.mkdir()
     (home / "config.yaml").write_text("profiles: [")

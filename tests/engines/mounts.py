@@ -9,7 +9,7 @@ from pathlib import Path
 from .processes import EngineError, run
 
 ROOT = Path("/sys/fs/cgroup")
-NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio")
+NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb")
 
 
 def _table() -> list[tuple[str, str, list[str]]]:

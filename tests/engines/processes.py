@@ -181,7 +181,7 @@ def _gone(record: Record, seconds: float) -> bool:
     return True
 
 
-def run(argv: Sequence[str], user: str | None = None) -> str:
+def run(argv: Sequence[str], user: str | None = None, env: dict[str, str] | None = None) -> str:
     """Run a short command; its output, or an EngineError with the last lines of it."""
     done = subprocess.run(
         argv,
@@ -190,7 +190,7 @@ def run(argv: Sequence[str], user: str | None = None) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         cwd="/",
-        env=environment(),
+        env=env or environment(),
         user=user,
         group=user,
         extra_groups=None if user is None else [],

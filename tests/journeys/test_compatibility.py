@@ -156,6 +156,8 @@ def test_another_demo_dataset_with_a_wrong_hash(shared: Tutorial) -> None:
         "data_path: raw\n",
         "[]\n",
         "data_path: nowhere\nlabels_path: labels\n",
+        'data_path: "a\\0b"\nlabels_path: labels\n',
+        f"data_path: {'x' * 300}\nlabels_path: labels\n",
     ],
 )
 def test_a_demo_dataset_with_hostile_or_wrong_paths(shared: Tutorial, tmp_path: Path, paths: str) -> None:
@@ -206,7 +208,10 @@ open(path, "w").write({text!r} or " ")
         run_test(site, benchmark=1, evaluator=str(strange))
 
 
-@pytest.mark.parametrize("escape", ["os.symlink('/etc/passwd', out + '/predictions.csv')", "os.mkfifo(out + '/pipe')"])
+@pytest.mark.parametrize("escape", [
+    "os.symlink('/etc/passwd', out + '/predictions.csv')", "os.mkfifo(out + '/pipe')",
+    "open(out + '/x', 'w').close(); os.chmod(out + '/x', 0o4755)",
+])  # fmt: skip
 def test_an_output_that_is_no_plain_file_is_refused(shared: Tutorial, escape: str) -> None:
     code = f"""
 import os, sys
@@ -214,7 +219,7 @@ out = next(word.partition("=")[2] for word in sys.argv if word.startswith("--out
 {escape}
 """
     hostile = edit(shared.folder / "model_mlp", lambda _: code)
-    with shared.site(options=ALLOWED) as site, pytest.raises(ExecutionError, match="not acceptable"):
+    with shared.site(options=ALLOWED) as site, pytest.raises(ExecutionError, match=r"not acceptable|setuid"):
         run_test(site, benchmark=1, model=str(hostile))
 
 

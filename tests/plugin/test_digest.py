@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from medperf_core.errors import InvalidEntityError
-from medperf_core.plugin.digest import leads_out, path_digest, public_folder_hash, source_digest, tree_digest
+from medperf_core.plugin.digest import (
+    leads_out,
+    path_digest,
+    public_folder_hash,
+    source_digest,
+    tree_digest,
+    tree_entries,
+)
 
 
 @pytest.fixture
@@ -97,3 +109,116 @@ def test_leads_out(path: str, target: str, out: bool) -> None:
 
 def test_a_file_is_hashed_by_its_bytes(data: Path) -> None:
     assert path_digest(data / "a.txt").startswith("sha256:5891b5b5")
+
+
+def test_tree_digest_is_what_its_description_says(data: Path) -> None:
+    noise = random.Random(4)
+    for name in ("z.bin", "sub/ü.bin", "sub-x/y.bin", "sub/\U0001f600"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_bytes(noise.randbytes(700_000))
+    (data / "empty").touch(mode=0o755)
+    (data / "exact").write_bytes(bytes(2 << 18))
+    (data / "link").symlink_to("sub/b.txt")
+    records = []
+    for path in data.rglob("*"):
+        name = str(path.relative_to(data))
+        if path.is_symlink():
+            records.append((name.encode(), f"l 0 {hashlib.sha256(str(path.readlink()).encode()).hexdigest()} {name}"))
+        elif path.is_file():
+            kind = "x" if path.stat().st_mode & 0o100 else "f"
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            records.append((name.encode(), f"{kind} {path.stat().st_size} {content} {name}"))
+    expected = "".join(f"{record}\0" for _, record in sorted(records))
+    assert tree_digest(data) == f"sha256:{hashlib.sha256(expected.encode()).hexdigest()}"
+    assert [entry.path.encode() for entry in tree_entries(data)] == [name for name, _ in sorted(records)]
+
+
+def test_progress_is_told_by_one_thread_at_a_time(data: Path) -> None:
+    for number in range(50):
+        (data / f"{number}.bin").write_bytes(bytes(number * 10_000))
+    pieces: list[int] = []
+    busy = threading.Lock()
+
+    def on_bytes(count: int) -> None:
+        assert busy.acquire(blocking=False)
+        pieces.append(count)
+        time.sleep(0.001)  # lets another thread in, if one may come in
+        busy.release()
+
+    tree_digest(data, on_bytes=on_bytes)
+    assert sum(pieces) == sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("fails_in_main", [True, False])
+def test_failure_in_any_thread_is_raised_and_ends_all(
+    data: Path, fails_in_main: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    for number in range(30):
+        (data / f"{number}.bin").write_bytes(b"x")
+    met = threading.Barrier(3)
+    waited = threading.local()
+
+    readv = os.readv
+
+    def read(descriptor: int, buffers: tuple[memoryview]) -> int:
+        # All three are at work before one of them fails.
+        if not getattr(waited, "once", False):
+            waited.once = True
+            met.wait(10)
+        if (threading.current_thread() is threading.main_thread()) is fails_in_main:
+            raise OSError(5, "Input/output error")
+        return readv(descriptor, buffers)
+
+    monkeypatch.setattr("os.readv", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        tree_digest(data)
+    assert [thread for thread in threading.enumerate() if thread.name == "hashing"] == []
+
+
+def test_a_file_that_grows_meanwhile_is_refused(data: Path) -> None:
+    (data / "log").write_bytes(bytes(4 << 18))
+
+    def on_bytes(count: int) -> None:
+        if count > 100:
+            with (data / "log").open("ab") as stream:
+                stream.write(b"x")
+
+    with pytest.raises(InvalidEntityError, match="changed while it was read"):
+        tree_digest(data, on_bytes=on_bytes)
+
+
+def test_a_link_with_a_target_that_is_no_text_is_refused(data: Path) -> None:
+    (data / "odd").symlink_to(os.fsdecode(b"\xff"))
+    with pytest.raises(InvalidEntityError, match=r"odd: .*not valid UTF-8"):
+        tree_digest(data)
+
+
+def test_a_name_that_is_no_text_is_refused(data: Path) -> None:
+    Path(os.fsdecode(os.fsencode(data) + b"/\xff")).touch()
+    with pytest.raises(InvalidEntityError, match=r"udcff.*its name is not valid UTF-8"):
+        tree_digest(data)
+
+
+def test_a_tree_may_be_deeper_than_python_can_call(data: Path) -> None:
+    place = data
+    for _ in range(1200):
+        place /= "d"
+        place.mkdir()
+    (place / "f").write_text("deep")
+    try:
+        assert tree_entries(data)[-1].path == "sub/b.txt"
+        assert tree_digest(data) != ""
+        assert len(tree_entries(data)) == 3
+    finally:
+        subprocess.run(["rm", "-rf", data], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a bind mount")
+def test_a_file_that_holds_more_than_its_folder_says_is_refused(data: Path) -> None:
+    subprocess.run(["mount", "--bind", "/proc/version", data / "a.txt"], check=True)
+    try:
+        with pytest.raises(InvalidEntityError, match=r"a\.txt cannot be hashed:\s+- it changed while it was read"):
+            tree_digest(data)
+    finally:
+        subprocess.run(["umount", data / "a.txt"], check=True)

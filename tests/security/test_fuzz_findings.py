@@ -40,6 +40,14 @@ def test_places_of_an_mlcube_that_cannot_exist(base: Path, key: str, place: str)
     assert all(place not in source.location for source in spec.sources)
 
 
+def test_a_folder_of_images_that_is_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / ".image").symlink_to(".image")
+    text = b"docker: {image: a, tar_file: x.tar}\ntasks: {train: {}}\n"
+    spec = MlcubePackager().read(parse_manifest(text, name="m", base=tmp_path))
+    assert [source.location for source in spec.sources] == ["a"]
+
+
 @pytest.mark.parametrize("place", [*PLACES, "z" * 1900])
 def test_places_of_a_configuration_that_cannot_exist(base: Path, place: str) -> None:
     text = (

@@ -35,7 +35,7 @@ def near(data: bytes, target: Target, chance: random.Random) -> bytes:
     return bytes(changed[: target.longest])
 
 
-REPORTED = ("demo-paths", "address", "http-address", "site-records")
+REPORTED = ("address", "http-address", "site-records")
 """Targets with findings that are not mended yet; a mended one has to be taken off."""
 
 
@@ -93,6 +93,6 @@ def test_a_guard_finds_what_it_is_for(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_all_targets() -> None:
-    page = (ROOT / "fuzz" / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "fuzz" / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
     assert sorted(re.findall(r"(?m)^\| `([a-z-]+)` \|", page)) == sorted(NAMES)
     assert sum(map(len, MODULES.values())) == len(set(NAMES))

@@ -70,6 +70,24 @@ def test_an_index_that_cannot_be_read_is_refused_in_words(tmp_path: Path, index:
         sent(path)
 
 
+@pytest.mark.parametrize("kind", [b" ", b"Q", b"3", b"4", b"6", b"1", b"2", b"7"])
+def test_no_header_hides_what_follows_it(tmp_path: Path, kind: bytes) -> None:
+    """One with a size but no content would have the engine go on in the middle of the next file, where a forged
+    archive waits."""
+    forged = tar_of([entry("index.json", INDEX)])
+    hiding, _ = entry("hiding", kind=kind, link="file")
+    hiding.size = 1024
+    content = bytes(1024) if kind in b" Q7" else b""
+    whole = tar_of([(hiding, content), entry("carrier", bytes(512) + forged)])[: -2 * 512] + image_archive(oci=False)
+    path = tmp_path / "image.tar"
+    path.write_bytes(whole)
+    try:
+        got = sent(path)
+    except VerificationError:
+        return
+    assert "index.json" not in got and len(got["carrier"]) == 512 + len(forged)
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x"])
 def test_members_outside_of_the_archive_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "image.tar"

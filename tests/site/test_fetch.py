@@ -6,8 +6,11 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -30,6 +33,7 @@ from medperf_core.site.fetch import Fetcher, Origin
 
 CONTENT = os.urandom(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+LARGE = os.urandom((6 << 20) + 77)
 Script = Callable[[FetchRequest, Sink], FetchInfo]
 
 
@@ -207,6 +211,58 @@ def test_new_attempt_begins_from_nothing(tmp_path: Path) -> None:
     site = Site(tmp_path, restarting)
     fetched = site.fetcher.fetch("https://host/a", origin=Origin.REMOTE, sha256=SHA256)
     assert fetched.path.read_bytes() == CONTENT
+
+
+def again_and_again(request: FetchRequest, sink: Sink) -> FetchInfo:
+    for size in (5 << 20, 3, 2 << 20):
+        sink.write(os.urandom(size))
+        sink.restart()
+    return send(LARGE)(request, sink)
+
+
+def with_one_buffer(request: FetchRequest, sink: Sink) -> FetchInfo:
+    buffer: Any = bytearray(1 << 20)
+    for start in range(0, len(LARGE), len(buffer)):
+        part = LARGE[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        view: Any = memoryview(buffer)[: len(part)]
+        sink.write(view)
+    return FetchInfo()
+
+
+@pytest.mark.parametrize("script", [send(LARGE), again_and_again, with_one_buffer])
+def test_large_file_is_hashed_beside(script: Script, tmp_path: Path) -> None:
+    threads = threading.active_count()
+    fetched = Site(tmp_path, script).fetcher.fetch("https://host/a", origin=Origin.REMOTE)
+    assert fetched.path.read_bytes() == LARGE
+    assert (fetched.sha256, fetched.size) == (hashlib.sha256(LARGE).hexdigest(), len(LARGE))
+    assert threading.active_count() == threads
+
+
+def broken_off(request: FetchRequest, sink: Sink) -> FetchInfo:
+    sink.write(LARGE)
+    raise RuntimeError("a fault in a plugin")
+
+
+def test_broken_fetch_leaves_no_thread(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(RuntimeError):
+        Site(tmp_path, broken_off).fetcher.fetch("https://host/a", origin=Origin.REMOTE)
+    assert threading.active_count() == threads
+
+
+def endless(request: FetchRequest, sink: Sink) -> FetchInfo:
+    for _ in range(96):
+        sink.write(os.urandom(1 << 20))
+    return FetchInfo()
+
+
+def test_fetching_needs_little_memory(tmp_path: Path) -> None:
+    site = Site(tmp_path, endless)
+    tracemalloc.start()
+    assert site.fetcher.fetch("https://host/a", origin=Origin.REMOTE).size == 96 << 20
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

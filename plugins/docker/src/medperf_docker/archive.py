@@ -215,11 +215,11 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
     seen: set[str] = set()
     for number, member in enumerate(tar):
         member.name = posixpath.normpath(member.name)
-        if member.issparse() or member.name.startswith(("/", "../")):
+        known = member.isreg() or member.isdir() or member.issym() or member.islnk()
+        if not known or member.issparse() or member.name.startswith(("/", "../")):
             raise VerificationError(
                 f"The image archive {name} holds {member.name[:100]!r}, which is no part of an image."
             )
-        member.pax_headers = {}  # they would overrule the name that was looked at
         if member.name in seen or number >= MEMBER_LIMIT:
             raise VerificationError(f"The image archive {name} holds {member.name[:100]!r} twice, or too many files.")
         if not member.isdir():
@@ -326,7 +326,7 @@ def nameless(path: Path, image: Image, context: BackendContext, what: str) -> It
                 yield from _member(member.name, _without_names(file.read(DOCUMENT_LIMIT)))
             if member.name in _NAMES:
                 continue
-            yield member.tobuf(tarfile.PAX_FORMAT)
+            yield _header(member)
             while file and (data := file.read(CHUNK)):
                 yield data
             if file:
@@ -334,6 +334,15 @@ def nameless(path: Path, image: Image, context: BackendContext, what: str) -> It
     manifest = [{"Config": image.config_name, "RepoTags": None, "Layers": list(image.layers)}]
     yield from _member("manifest.json", json.dumps(manifest).encode())
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _header(member: tarfile.TarInfo) -> bytes:
+    """A header written anew: one that an engine reads in another way than it was read here would smuggle names in."""
+    header = tarfile.TarInfo(member.name)
+    header.type = tarfile.REGTYPE if member.isreg() else member.type
+    header.size = member.size if member.isreg() else 0
+    header.linkname = member.linkname if member.issym() or member.islnk() else ""
+    return header.tobuf(tarfile.PAX_FORMAT)
 
 
 def _member(name: str, data: bytes) -> Iterator[bytes]:

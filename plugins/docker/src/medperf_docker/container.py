@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,6 +51,7 @@ class Container:
         memory: bytes; None for no limit.
         cpus: CPUs; None for no limit.
         processes: number; None for no limit.
+        ulimits: soft and hard limits of single processes, by the names of ``ulimit``.
         shm_size: bytes of /dev/shm; None for the engine's default.
         tmpfs: options of its own /tmp.
         gpus: which.
@@ -72,6 +74,7 @@ class Container:
     memory: int | None
     cpus: float | None
     processes: int | None
+    ulimits: Mapping[str, int]
     shm_size: int | None
     tmpfs: str
     gpus: Gpus
@@ -121,6 +124,7 @@ def describe(
         memory=memory,
         cpus=min(cpus, daemon.cpus) if cpus and daemon.cpus else cpus,
         processes=resources.processes if Limit.PROCESSES in daemon.limits else None,
+        ulimits=_ulimits(daemon, resources.processes),
         shm_size=resources.shm_size,
         tmpfs=_tmpfs(resources.tmp_size, who, daemon),
         gpus=resources.gpus,
@@ -174,7 +178,7 @@ def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
         nano_cpus=round(plan.cpus * 1e9) if plan.cpus else None,
         pids_limit=plan.processes,
         shm_size=plan.shm_size,
-        ulimits=[Ulimit(name="core", soft=0, hard=0)],
+        ulimits=[Ulimit(name=name, soft=value, hard=value) for name, value in plan.ulimits.items()],
         group_add=list(plan.groups) or None,
         device_requests=device_requests(plan) or None,
         log_config=LogConfig(type="none"),
@@ -229,6 +233,23 @@ def _cdi_names(plan: Container) -> tuple[str, ...]:
     return plan.cdi_gpus if plan.gpus.count < 0 else plan.cdi_gpus[: plan.gpus.count]
 
 
+def _ulimits(daemon: Daemon, processes: int | None) -> dict[str, int]:
+    """No core dumps, and a number of processes where no control group counts them."""
+    limits = {"core": 0}
+    if daemon.podman:
+        # It would ask for more than this machine may allow, and fail: a task gets no more than its caller has.
+        limits |= {"nofile": _own(resource.RLIMIT_NOFILE, 1 << 20), "nproc": _own(resource.RLIMIT_NPROC, 1 << 15)}
+    if processes is not None and Limit.PROCESSES not in daemon.limits:
+        limits["nproc"] = _own(resource.RLIMIT_NPROC, processes)
+    return limits
+
+
+def _own(kind: int, most: int) -> int:
+    """The caller's own limit, which is the machine's usual one, or less: only the machine's root may ask for more."""
+    hard = resource.getrlimit(kind)[1]
+    return most if hard == resource.RLIM_INFINITY else min(most, hard)
+
+
 def _tmpfs(size: int, who: Account, daemon: Daemon) -> str:
     options = f"rw,exec,nosuid,nodev,mode=1777,size={size}"
     if daemon.podman:
@@ -246,7 +267,8 @@ def command_line(plan: Container, host: str) -> tuple[str, ...]:
     """
     words = ["docker", *(["--host", host] if host else []), "run", "--rm", "--pull=never", "--network=none"]
     words += ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--no-healthcheck"]
-    words += [*(["--init"] if plan.init else []), "--ulimit=core=0:0", "--log-driver=none", f"--user={plan.user}"]
+    words += [*(["--init"] if plan.init else []), *(f"--ulimit={name}={value}:{value}" for name, value in plan.ulimits.items())]
+    words += ["--log-driver=none", f"--user={plan.user}"]
     words += [f"--workdir={plan.working_dir}"] if plan.working_dir else []
     words += [f"--userns={plan.userns}"] if plan.userns else []
     words += [f"--group-add={group}" for group in plan.groups]

@@ -10,7 +10,14 @@ import attrs
 from medperf_core.entities.image import IdentityKind
 from medperf_core.errors import ExecutionError
 from medperf_core.plugin import Capabilities, Enforcement, Guarantee, Limit
-from medperf_docker.connect import Connection, one_line
+from medperf_docker.connect import TIMEOUT, Client, Connection, one_line
+
+_CONTROLLED = (
+    (Limit.MEMORY, "MemoryLimit", "memory"),
+    (Limit.PROCESSES, "PidsLimit", "pids"),
+    (Limit.CPU, "CpuCfsQuota", "cpu"),
+)
+"""Limits, how Docker says that it can hold them, and the control group that does."""
 
 
 @attrs.frozen
@@ -62,21 +69,39 @@ def probe(connection: Connection) -> Daemon:
     """
     with connection.client("tell about itself") as client:
         info, version = client.info(), client.version()
-    return read(info, version)
+        own = _podman_itself(client) if _is_podman(version) else {}
+    return read(info, version, own)
 
 
-def read(info: Mapping[str, Any], version: Mapping[str, Any]) -> Daemon:
-    """The daemon that these answers of it describe."""
+def _is_podman(version: Mapping[str, Any]) -> bool:
+    return any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ())
+
+
+def _podman_itself(client: Client) -> Mapping[str, Any]:
+    """What Podman says of its machine in its own words: Docker's leave out that it is rootless."""
+    answer = client.get(f"{client.base_url}/v4.0.0/libpod/info", timeout=TIMEOUT)
+    answer.raise_for_status()
+    found = answer.json().get("host")
+    return found if isinstance(found, dict) else {}
+
+
+def read(info: Mapping[str, Any], version: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Daemon:
+    """The daemon that these answers of it describe.
+
+    Args:
+        own: Podman's own account of its machine.
+    """
     if str(info.get("OSType", "linux")) != "linux":
         raise ExecutionError(
             f"This Docker daemon runs {info.get('OSType')} containers; tasks need Linux containers.",
             hint="Switch it to Linux containers.",
         )
-    podman = any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ())
+    podman, own = _is_podman(version), own or {}
     options = [str(option) for option in info.get("SecurityOptions") or ()]
     limits = {Limit.TIME}
-    for limit, key in ((Limit.MEMORY, "MemoryLimit"), (Limit.PROCESSES, "PidsLimit"), (Limit.CPU, "CpuCfsQuota")):
-        if info.get(key):
+    controllers = own.get("cgroupControllers")
+    for limit, key, controller in _CONTROLLED:
+        if info.get(key) and (controllers is None or controller in controllers):
             limits.add(limit)
     devices = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()]
     cdi = tuple(sorted(name for name in devices if "/gpu=" in name and not name.endswith("=all")))
@@ -88,7 +113,7 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any]) -> Daemon:
         engine=one_line(f"{'podman' if podman else 'docker'} {version.get('Version', '?')}", 100),
         id=f"podman {root}" if podman else str(info.get("ID") or ""),  # Podman makes up another ID for each answer
         podman=podman,
-        rootless="name=rootless" in options,
+        rootless="name=rootless" in options or bool((own.get("security") or {}).get("rootless")),
         remapped="name=userns" in options,
         seccomp=any(option.startswith("name=seccomp") and "unconfined" not in option for option in options),
         limits=frozenset(limits),
@@ -123,7 +148,10 @@ def capabilities(daemon: Daemon, address: str, *, root_inside: bool) -> Capabili
         notes.append("The daemon is rootless: tasks run as its user.")
     held = {limit: Enforcement.ENGINE if limit in daemon.limits else Enforcement.NONE for limit in Limit}
     held[Limit.TIME] = Enforcement.POLLED
-    missing = [limit.value for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU) if limit not in daemon.limits]
+    if Limit.PROCESSES not in daemon.limits:
+        held[Limit.PROCESSES] = Enforcement.POLLED
+        notes.append("Processes are counted per account (ulimit), together with others of the daemon's user.")
+    missing = [limit.value for limit in (Limit.MEMORY, Limit.CPU) if limit not in daemon.limits]
     if missing:
         notes.append(f"The daemon cannot limit {', '.join(missing)}: its control groups are not set up for it.")
     if address.startswith(("tcp:", "ssh:", "http:", "https:")):

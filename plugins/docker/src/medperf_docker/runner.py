@@ -116,7 +116,7 @@ class DockerRunner(Runner):
             out_of_memory=ended.out_of_memory,
             peak_memory=ended.peak_memory,
             waivers=request.waivers,
-            limits=_limits(plan, request.time_limit),
+            limits=_limits(plan, request.time_limit, by_ulimit=request.resources.processes is not None),
             command=command_line(plan, self._settings.host),
         )
 
@@ -141,12 +141,14 @@ class DockerRunner(Runner):
         return describe(image, prepared.reference, request, self._who(request), self._daemon, secrets.token_hex(8))
 
 
-def _limits(plan: Container, time_limit: float | None) -> dict[str, str]:
+def _limits(plan: Container, time_limit: float | None, *, by_ulimit: bool) -> dict[str, str]:
     held = {}
     if plan.memory:
         held["memory"] = f"engine {plan.memory / (1 << 30):g} GiB"
     if plan.processes:
         held["processes"] = f"engine {plan.processes}"
+    elif by_ulimit:
+        held["processes"] = f"ulimit {plan.ulimits['nproc']}"
     if plan.cpus:
         held["cpu"] = f"engine {plan.cpus:g}"
     if time_limit is not None:

@@ -1,0 +1,24 @@
+"""How much is measured: as the limits are meant, or a hundredth of it to see that all works."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MIB = 1 << 20
+
+
+class Sizes(NamedTuple):
+    """Bytes, numbers of files, and how often each pair is measured."""
+
+    large_files: int
+    large_bytes: int
+    small_files: int
+    small_bytes: int
+    transfer_bytes: int
+    weights_bytes: int
+    runs: int
+    long_runs: int
+
+
+FULL = Sizes(8, 512 * MIB, 20_000, 16 << 10, 1024 * MIB, 1024 * MIB, 11, 3)
+QUICK = Sizes(8, 4 * MIB, 500, 16 << 10, 16 * MIB, 16 * MIB, 3, 1)

@@ -1,0 +1,53 @@
+"""Fetching a file from a web server on this machine: received, hashed, checked and stored durably in one pass."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import material
+from benchmarks.paired import compare_calls
+from benchmarks.rows import Row
+from benchmarks.sizes import MIB, Sizes
+
+LIMIT = 0.75
+MEMORY_MIB = 100
+"""More than this is not flat: a Python with an HTTP library alone needs a third of it."""
+
+
+def measure(folder: Path, sizes: Sizes) -> list[Row]:
+    """Needs the nginx of ``make engines``, by MEDPERF_TEST_NGINX_HTTP and MEDPERF_TEST_NGINX_ROOT."""
+    served = Path(os.environ["MEDPERF_TEST_NGINX_ROOT"]) / f"benchmark-{secrets.token_hex(8)}.bin"
+    url = f"{os.environ['MEDPERF_TEST_NGINX_HTTP']}/{served.name}"
+    material.noise(served, sizes.transfer_bytes)
+    cache, file = folder / "cache", folder / "file"
+    try:
+        ratio = compare_calls(
+            lambda: _fetch(url, cache), lambda: _curl(url, file), sizes.runs, lambda: _remove(cache, file)
+        )
+    finally:
+        served.unlink()
+    what = f"fetching {sizes.transfer_bytes // MIB} MiB"
+    return [Row(what, "`curl -s -o FILE URL && openssl dgst -sha256 FILE`", ratio, LIMIT)]
+
+
+def _fetch(url: str, cache: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.workers", "fetch", url, str(cache)]
+    memory = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if memory > MEMORY_MIB:
+        raise RuntimeError(f"fetching took {memory} MiB of memory")
+
+
+def _curl(url: str, file: Path) -> None:
+    subprocess.run(["curl", "-s", "-o", str(file), url], check=True)
+    subprocess.run(["openssl", "dgst", "-sha256", str(file)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _remove(cache: Path, file: Path) -> None:
+    shutil.rmtree(cache, ignore_errors=True)
+    file.unlink(missing_ok=True)
+    os.sync()  # what one run left to write must not slow down the next
