@@ -45,10 +45,11 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     ]
 
 
-def _worker(*arguments: str | Path) -> None:
-    memory = int(_run(sys.executable, "-m", "benchmarks.workers", *arguments))
-    if memory > MEMORY_MIB:
+def _worker(*arguments: str | Path) -> float:
+    seconds, memory = _run(sys.executable, "-m", "benchmarks.workers", *arguments).split()
+    if int(memory) > MEMORY_MIB:
         raise RuntimeError(f"{arguments[0]} took {memory} MiB of memory")
+    return float(seconds)
 
 
 def _run(*command: str | Path) -> str:

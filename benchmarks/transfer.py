@@ -13,6 +13,7 @@ from benchmarks import material
 from benchmarks.paired import compare_calls
 from benchmarks.rows import Row
 from benchmarks.sizes import MIB, Sizes
+from tests.engines import load, nginx
 
 LIMIT = 0.75
 MEMORY_MIB = 100
@@ -20,9 +21,13 @@ MEMORY_MIB = 100
 
 
 def measure(folder: Path, sizes: Sizes) -> list[Row]:
-    """Needs the nginx of ``make engines``, by MEDPERF_TEST_NGINX_HTTP and MEDPERF_TEST_NGINX_ROOT."""
-    served = Path(os.environ["MEDPERF_TEST_NGINX_ROOT"]) / f"benchmark-{secrets.token_hex(8)}.bin"
-    url = f"{os.environ['MEDPERF_TEST_NGINX_HTTP']}/{served.name}"
+    """Needs the nginx of ``make engines``."""
+    try:
+        found = load()
+        served = Path(found[nginx.ROOT]) / f"benchmark-{secrets.token_hex(8)}.bin"
+        url = f"{found[nginx.HTTP]}/{served.name}"
+    except KeyError:
+        raise RuntimeError("nginx does not run; start it with: make engines") from None
     material.noise(served, sizes.transfer_bytes)
     cache, file = folder / "cache", folder / "file"
     try:
@@ -35,11 +40,12 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     return [Row(what, "`curl -s -o FILE URL && openssl dgst -sha256 FILE`", ratio, LIMIT)]
 
 
-def _fetch(url: str, cache: Path) -> None:
+def _fetch(url: str, cache: Path) -> float:
     command = [sys.executable, "-m", "benchmarks.workers", "fetch", url, str(cache)]
-    memory = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    if memory > MEMORY_MIB:
+    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    if int(memory) > MEMORY_MIB:
         raise RuntimeError(f"fetching took {memory} MiB of memory")
+    return float(seconds)
 
 
 def _curl(url: str, file: Path) -> None:

@@ -68,7 +68,11 @@ def local_path(url: str) -> Path:
     Raises:
         TransferError: the URL is relative, names another machine, has a query or fragment, or decodes to a NUL.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        raw = unquote_to_bytes(parts.path)
+    except ValueError:
+        raise TransferError(f"{url!r} cannot be read as an address.", hint="Write file:///full/path/of/file.") from None
     if parts.scheme != "file":
         raise TransferError(f"{url!r} is not a file: URL.")
     if parts.netloc.lower() not in ("", "localhost"):
@@ -81,7 +85,6 @@ def local_path(url: str) -> Path:
             f"{url!r} has a part after '?' or '#', which a file does not have.",
             hint="If it belongs to the name, write %3F for '?' and %23 for '#'.",
         )
-    raw = unquote_to_bytes(parts.path)
     if not raw.startswith(b"/") or b"\0" in raw:
         raise TransferError(f"{url!r} does not name a file by its full path.", hint="Write file:///full/path/of/file.")
     return Path(os.fsdecode(raw))

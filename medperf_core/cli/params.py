@@ -35,7 +35,7 @@ class Uid(IntType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         word = str(value)
-        if not (word.isascii() and word.isdigit() and int(word) > 0):
+        if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
             self.fail(f"{word!r} is not a server UID (a whole number from 1, as ls commands list them).", param, ctx)
         return int(word)
 

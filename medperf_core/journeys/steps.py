@@ -204,6 +204,6 @@ def _earlier(kept: Path) -> StepResult | None:
             if path_digest(volume.path) != volume.digest:
                 return None
             outputs[offer] = volume
-    except (OSError, ValueError, KeyError, TypeError, InvalidEntityError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidEntityError):
         return None
     return StepResult(outputs, attrs.evolve(record, reused=True))

@@ -121,10 +121,10 @@ def _input(
             found = _nothing(outputs)
         if found is None:
             raise InvalidEntityError(f"{volume.label}: no path was given for it")
-    place = (found / volume.subpath).resolve()
-    if volume.subpath and not place.is_relative_to(found.resolve()):
+    place = Path(os.path.realpath(found / volume.subpath))  # unlike resolve(), it takes links that lead in a circle
+    if volume.subpath and not place.is_relative_to(os.path.realpath(found)):
         raise InvalidEntityError(f"{volume.label}: {volume.subpath} leads out of {volume.offer}")
-    if not place.exists():
+    if not os.access(place, os.F_OK):  # false also for names that no file system can have
         raise InvalidEntityError(f"{volume.label}: {found / volume.subpath} is not there")
     if not volume.subpath and place.is_dir() != (volume.kind is VolumeKind.DIRECTORY):
         raise InvalidEntityError(f"{volume.label}: {place} is not a {volume.kind.value}")

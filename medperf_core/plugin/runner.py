@@ -63,7 +63,7 @@ class Gpus:
             return cls()
         if word == "all":
             return cls(count=-1)
-        if word.isascii() and word.isdigit():
+        if word.isascii() and word.isdigit() and len(word) < 10:
             return cls(count=int(word))
         ids = tuple(part.strip() for part in word.removeprefix("device=").split(","))
         if word.startswith("device=") and all(ids):

@@ -75,5 +75,9 @@ class Storage(abc.ABC):
         """``url`` without secrets, for messages and records. The default removes user info, query and fragment."""
         from urllib.parse import urlsplit, urlunsplit
 
-        parts = urlsplit(url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # such as brackets without an address in them
+            return f"{url.partition(':')[0]}:..."
+        path = parts.path.rpartition("@")[2] if parts.path.startswith("//") else parts.path
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "", ""))

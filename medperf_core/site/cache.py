@@ -254,7 +254,7 @@ def _note_use(path: Path) -> None:
 def _record_of(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(_record_path(path).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

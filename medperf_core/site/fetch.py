@@ -282,7 +282,12 @@ def _address(url: str, origin: Origin) -> str:
                 f"{address[:200]!r} {origin} is not an address of a file.",
                 hint="It needs a scheme, as in https://host/file.",
             )
-        return Path(address).expanduser().absolute().as_uri()
+        try:
+            return Path(address).expanduser().absolute().as_uri()
+        except RuntimeError:
+            raise TransferError(
+                f"{address[:200]!r} begins with the home folder of nobody here.", hint="Write the whole path."
+            ) from None
     if any(ord(char) < 33 or ord(char) == 127 for char in address) or "\\" in address:
         raise TransferError(
             f"The address {_redacted(address)!r} has a blank, a backslash or a control character.",
@@ -302,4 +307,5 @@ def _redacted(address: str) -> str:
         parts = urlsplit(address)
     except ValueError:
         return f"{address.partition(':')[0]}:..."
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    path = parts.path.rpartition("@")[2] if parts.path.startswith("//") else parts.path
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "", ""))

@@ -95,6 +95,10 @@ class Docker(Engine):
     def stop(self) -> None:
         self._end_containers()  # dockerd would wait ten seconds for each that ignores its signal
         super().stop()
+        self.clear()
+
+    def clear(self) -> None:
+        """End and unmount what a daemon of this folder that has gone left behind."""
         self._end_containers()
         for each in [each for each in processes.everything() if self._ours(each)]:
             processes.kill(each)

@@ -10,6 +10,7 @@ from .processes import EngineError, run
 
 ROOT = Path("/sys/fs/cgroup")
 NEEDED = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb")
+"""Version 1 controllers. One that is left to version 2 beside them makes crun refuse to start anything."""
 
 
 def _table() -> list[tuple[str, str, list[str]]]:

@@ -1,11 +1,11 @@
-"""Podman's Docker interface, as root and as an unprivileged account, each with a store of its own."""
+"""Podman's Docker interface, with a store of its own."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
 
-from . import mounts, processes, rootless, state
+from . import mounts, processes, state
 from .engine import Engine, Launch, find, need
 from .probes import docker_answers
 
@@ -17,14 +17,13 @@ default_ulimits = []
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-runtime = "{runtime}"
+runtime = "crun"
 tmp_dir = "{home}/run/libpod"
 """
 STORAGE = """\
 [storage]
 driver = "overlay"
 graphroot = "{home}/graph"
-rootless_storage_path = "{home}/graph"
 runroot = "{home}/run"
 """
 # A name without a registry's address in it must not be looked up anywhere.
@@ -44,9 +43,7 @@ class Podman(Engine):
         ("/bin/busybox", "busybox-static"),
     )
     units = ("podman.service", "podman.socket", "podman-auto-update.timer", "podman-restart.service")
-    keys: tuple[str, ...] = ("MEDPERF_TEST_PODMAN",)
-    runtime = "crun"
-    user: str | None = None
+    keys = ("MEDPERF_TEST_PODMAN",)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,21 +55,15 @@ class Podman(Engine):
         return processes.environment(**files, **folders)
 
     def prepare(self, ports: Mapping[str, int]) -> Launch:
-        if self.user is None:
-            mounts.mount_cgroups()
-        else:
-            rootless.ensure_user()
+        mounts.mount_cgroups()
         for folder in (self.home, self.home / "tmp", self.home / "run"):
-            if self.user is None:
-                folder.mkdir(mode=0o711, exist_ok=True)
-            else:
-                rootless.own_folder(folder)
+            folder.mkdir(mode=0o711, exist_ok=True)
         for name, text in (("containers", CONTAINERS), ("storage", STORAGE), ("registries", REGISTRIES)):
-            state.write(self.home / f"{name}.conf", text.format(home=self.home, runtime=self.runtime))
+            state.write(self.home / f"{name}.conf", text.format(home=self.home))
         socket = self.home / "podman.sock"
         socket.unlink(missing_ok=True)
         argv = [need("podman"), "system", "service", "--time=0", f"unix://{socket}"]
-        return Launch(argv, {self.keys[0]: f"unix://{socket}"}, self.user, self.environment)
+        return Launch(argv, {self.keys[0]: f"unix://{socket}"}, None, self.environment)
 
     def answers(self, values: Mapping[str, str]) -> bool:
         return docker_answers(values[self.keys[0]])
@@ -86,21 +77,7 @@ class Podman(Engine):
         if find("podman") is None or not (self.home / "storage.conf").exists():
             return
         with contextlib.suppress(processes.EngineError):  # a store that was never used has none
-            processes.run([need("podman"), "rm", "--all", "--force", "--time=0"], self.user, self.environment)
+            processes.run([need("podman"), "rm", "--all", "--force", "--time=0"], None, self.environment)
 
 
-class RootlessPodman(Podman):
-    """The same in a user namespace."""
-
-    name = "podman-rootless"
-    title = "rootless Podman's Docker interface"
-    programs = (*Podman.programs, ("runc", "runc"), ("newuidmap", "uidmap"))
-    keys = ("MEDPERF_TEST_PODMAN_ROOTLESS",)
-    user = rootless.USER
-    runtime = "crun"
-
-    def plan(self) -> str:
-        return f"{super().plan()}{rootless.planned()}"
-
-
-ENGINES = (Podman(), RootlessPodman())
+ENGINES = (Podman(),)

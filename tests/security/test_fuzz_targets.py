@@ -35,13 +35,7 @@ def near(data: bytes, target: Target, chance: random.Random) -> bytes:
     return bytes(changed[: target.longest])
 
 
-REPORTED = ("address", "http-address", "site-records")
-"""Targets with findings that are not mended yet; a mended one has to be taken off."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xfail) if name in REPORTED else name for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_target(name: str, tmp_path: Path) -> None:
     target = load(name)
     (tmp_path / "folder").mkdir()

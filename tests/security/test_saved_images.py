@@ -70,6 +70,17 @@ def test_an_index_that_cannot_be_read_is_refused_in_words(tmp_path: Path, index:
         sent(path)
 
 
+@pytest.mark.parametrize("name", ["index.json", "manifest.json", "repositories"])
+def test_what_is_written_anew_is_no_configuration(tmp_path: Path, name: str) -> None:
+    said = json.dumps([{"Config": name, "RepoTags": None, "Layers": []}]).encode()
+    index = json.dumps({"manifests": []}).encode()
+    path = tmp_path / "image.tar"
+    documents = {"repositories": b"{}", "index.json": index, "manifest.json": said}
+    path.write_bytes(tar_of(entry(each, content) for each, content in documents.items()))
+    with pytest.raises(VerificationError):
+        sent(path)
+
+
 @pytest.mark.parametrize("kind", [b" ", b"Q", b"3", b"4", b"6", b"1", b"2", b"7"])
 def test_no_header_hides_what_follows_it(tmp_path: Path, kind: bytes) -> None:
     """One with a size but no content would have the engine go on in the middle of the next file, where a forged

@@ -55,6 +55,11 @@ def busybox_tar() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def new_root_file_system() -> Callable[[], bytes]:
+    return busybox_tar
+
+
+@pytest.fixture(scope="session")
 def docker_host() -> str:
     """The daemon that the suite started; MEDPERF_TEST_DOCKER_HOST names another kind of engine to test with."""
     return os.environ.get("MEDPERF_TEST_DOCKER_HOST") or require("docker")["DOCKER_HOST"]

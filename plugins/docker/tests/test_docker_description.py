@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,24 @@ def test_a_daemon_without_seccomp_promises_no_privileges() -> None:
 def test_limits_that_the_daemon_cannot_hold_are_neither_promised_nor_asked() -> None:
     found = daemon(MemoryLimit=False, PidsLimit=False, CpuCfsQuota=False)
     limits = capabilities(found, UNIX.address, root_inside=False).limits
-    assert {limit for limit in Limit if limits[limit] is not Enforcement.NONE} == {Limit.TIME}
+    assert {limit for limit in Limit if limits[limit] is Enforcement.NONE} == {Limit.MEMORY, Limit.CPU, Limit.DISK}
+    assert limits[Limit.PROCESSES] is Enforcement.POLLED
     plan = container(found=found, memory=1 << 20, processes=3, cpus=1)
     assert (plan.memory, plan.processes, plan.cpus) == (None, None, None)
+    assert plan.ulimits == {"core": 0, "nproc": 3}
+    assert container(found=found).ulimits == container(processes=3).ulimits == {"core": 0}
+
+
+def test_podman_tells_in_its_own_words_that_it_is_rootless_and_without_control_groups() -> None:
+    version = {**VERSION, "Components": [{"Name": "Podman Engine"}]}
+    own = {"security": {"rootless": True}, "cgroupControllers": ["cpu", "memory"]}
+    found = read(INFO, version, own)
+    assert found.podman and found.rootless
+    assert found.limits == {Limit.TIME, Limit.CPU, Limit.MEMORY}
+    assert not read(INFO, version).rootless
+    assert read(INFO, version).limits == set(Limit) - {Limit.DISK}
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert most == resource.RLIM_INFINITY or container(found=found).ulimits["nofile"] <= most
 
 
 def test_cpus_are_at_most_those_there_are() -> None:

@@ -198,7 +198,7 @@ def scan(stream: Any, name: str) -> tuple[Image, ...]:
                     continue
                 file = tar.extractfile(member)
                 data = file.read() if file else b""
-                if data[:1] in (b"{", b"["):
+                if data[:1] in (b"{", b"[") or member.name in _NAMES:
                     size += len(data)
                     if size > DOCUMENTS_LIMIT:
                         raise VerificationError(f"The image archive {name} holds more than its layers can explain.")
@@ -250,6 +250,8 @@ def _images(documents: Mapping[str, bytes], name: str) -> tuple[Image, ...]:
 def _image(documents: Mapping[str, bytes], config: str, layers: list[str], manifests: tuple[str, ...] = ()) -> Image:
     if not all(isinstance(layer, str) for layer in layers):
         raise ValueError("a layer without a name")
+    if config in _NAMES:  # the engine gets these anew
+        raise ValueError(f"{config} as a configuration")
     data = documents[config]
     architecture = json.loads(data).get("architecture", "")
     return Image(f"sha256:{hashlib.sha256(data).hexdigest()}", config, tuple(layers), manifests, str(architecture))

@@ -267,7 +267,10 @@ def command_line(plan: Container, host: str) -> tuple[str, ...]:
     """
     words = ["docker", *(["--host", host] if host else []), "run", "--rm", "--pull=never", "--network=none"]
     words += ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--no-healthcheck"]
-    words += [*(["--init"] if plan.init else []), *(f"--ulimit={name}={value}:{value}" for name, value in plan.ulimits.items())]
+    words += [
+        *(["--init"] if plan.init else []),
+        *(f"--ulimit={name}={value}:{value}" for name, value in plan.ulimits.items()),
+    ]
     words += ["--log-driver=none", f"--user={plan.user}"]
     words += [f"--workdir={plan.working_dir}"] if plan.working_dir else []
     words += [f"--userns={plan.userns}"] if plan.userns else []

@@ -148,7 +148,7 @@ def _limits(plan: Container, time_limit: float | None, *, by_ulimit: bool) -> di
     if plan.processes:
         held["processes"] = f"engine {plan.processes}"
     elif by_ulimit:
-        held["processes"] = f"ulimit {plan.ulimits['nproc']}"
+        held["processes"] = f"polled {plan.ulimits['nproc']} (resource limit, with the account's other processes)"
     if plan.cpus:
         held["cpu"] = f"engine {plan.cpus:g}"
     if time_limit is not None:

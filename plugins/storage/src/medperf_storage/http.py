@@ -145,8 +145,8 @@ class HttpStorage(Storage):
 
     def _send(self, adapter: GuardedAdapter, rules: AddressRules, target: _Target) -> requests.Response:
         headers = {"User-Agent": f"medperf-storage/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-        login = HTTPBasicAuth(target.login[0].encode(), target.login[1].encode()) if target.login else None
         try:
+            login = HTTPBasicAuth(target.login[0].encode(), target.login[1].encode()) if target.login else None
             # requests reads an address in its own way, so its reading is what the rules are applied to.
             prepared = requests.Request("GET", target.url, headers=headers, auth=login).prepare()
             host = urlsplit(prepared.url or "").hostname or ""
@@ -164,7 +164,7 @@ class HttpStorage(Storage):
         except AddressRefused as refused:
             hint = _PLAIN_HINT if "plain http" in str(refused) else "Ask its owner for an https address."
             raise TransferError(f"{self.redact(target.url)} {refused}.", hint=hint) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             raise self._failure(error, target) from None
 
     def _failure(self, error: Exception, target: _Target) -> Exception:
