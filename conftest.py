@@ -6,6 +6,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says nothing on a machine that does other things too
+settings.register_profile("medperf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("medperf")
 
 
 @pytest.hookimpl(wrapper=True)
