@@ -73,7 +73,8 @@ def run_redact(data: bytes, folder: Path) -> None:
     text = draw.rest().decode("utf-8", "replace")
     at = draw.number(1) if not text else len(text) // 2
     out = redact(text[:at] + secret + text[at:])
-    if len(secret.strip()) >= 8 and secret not in "[redacted]":
+    # a secret that begins with the mark's end may seem to stand there again: the mark's ] and what followed it
+    if len(secret.strip()) >= 8 and secret not in "[redacted]" and not secret.startswith("]"):
         assert secret not in out, "a registered secret is still there"
 
 
