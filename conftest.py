@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# a run in the background begins with SIGINT ignored, and would hand that on to the programs that tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # how long an example takes says nothing on a machine that does other things too
 settings.register_profile("medperf", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -95,7 +95,7 @@ def test_both_manifest_formats_tell_the_same(name: str) -> None:
     folder = wdbc.containers()[name]
     cube = yaml.safe_load((folder / "mlcube" / "mlcube.yaml").read_text())
     config = yaml.safe_load((folder / "container_config.yaml").read_text())
-    assert set(config) == {"container_type", "image", "tasks"}
+    assert set(config) == {"container_type", "image", "process", "tasks"}
     assert config["image"] == cube["docker"]["image"]
     assert set(config["tasks"]) == set(cube["tasks"]) == set(cube["process"]["tasks"])
     for task, content in cube["tasks"].items():

@@ -198,9 +198,10 @@ class _Stepper:
 
     def prepared(self, preparator: ReadyContainer, demo: DemoData, *, already: bool) -> dict[str, Volume]:
         """Prepared data and labels, and the metadata that came with them if any, as later tasks are offered them."""
-        found = {"data_path": Volume.of(demo.data), "labels_path": Volume.of(demo.labels)}
+        digest = self._site.digests.path_digest
+        found = {"data_path": Volume.of(demo.data, digest), "labels_path": Volume.of(demo.labels, digest)}
         if already:
-            return {**found, "metadata_path": Volume.of(demo.metadata)} if demo.metadata else found
+            return {**found, "metadata_path": Volume.of(demo.metadata, digest)} if demo.metadata else found
         made = self("prepare", preparator, found)
         outputs = {"output_path": "data_path", "output_labels_path": "labels_path", "metadata_path": "metadata_path"}
         return {offer: made[output] for output, offer in outputs.items() if output in made}

@@ -45,9 +45,9 @@ class Volume:
     digest: str
 
     @classmethod
-    def of(cls, path: Path) -> Volume:
-        """Hash what is there."""
-        return cls(path, path_digest(path))
+    def of(cls, path: Path, digest: Callable[[Path], str] = path_digest) -> Volume:
+        """Hash what is there; for inputs by ``site.digests.path_digest``, which reads only what changed."""
+        return cls(path, digest(path))
 
 
 def build_mounts(

@@ -29,6 +29,7 @@ RESERVE = 256 << 20
 """Bytes of the disk that a fetch leaves free, so that the site can still write its records."""
 
 PROGRESS_SECONDS = 0.2
+WRITE_OUT_BYTES = 32 << 20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _HTML = re.compile(rb"\s*(<!--.{0,200}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL)
 _HEAD = 512
@@ -153,6 +154,7 @@ class CacheSink:
     def _begin(self) -> None:
         self._digest = SideHash()
         self._written = 0
+        self._on_its_way = 0
         self._expected: int | None = None
         self.head = b""
 
@@ -207,6 +209,7 @@ class CacheSink:
             while left:
                 left = left[self._stream.write(left) :]
         self._written = total
+        self._write_out()
         self._tell(finished=False)
 
     def restart(self) -> None:
@@ -227,6 +230,15 @@ class CacheSink:
         with _writing(self._shown):
             os.fsync(self._stream.fileno())
         self._tell(finished=True)
+
+    def _write_out(self) -> None:
+        """Has the system begin to put on the disk what came, so that little is left to wait for at the end."""
+        if self._written - self._on_its_way >= WRITE_OUT_BYTES:
+            with _writing(self._shown):
+                # "Not needed" starts the writing without waiting; what is not written yet stays in memory anyway.
+                length = self._written - self._on_its_way
+                os.posix_fadvise(self._stream.fileno(), self._on_its_way, length, os.POSIX_FADV_DONTNEED)
+            self._on_its_way = self._written
 
     def _too_large(self, what: str) -> TransferError:
         return TransferError(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from medperf_core.plugin.storage import Storage
     from medperf_core.site.audit import AuditLog
     from medperf_core.site.cache import Cache
+    from medperf_core.site.digest_cache import DigestCache
     from medperf_core.site.egress import EgressGate
     from medperf_core.site.fetch import Fetched, Fetcher, Origin
     from medperf_core.site.jobs import JobNotes
@@ -313,6 +314,13 @@ class Site:
         from medperf_core.site.cache import Cache
 
         return Cache(self.home.cache_dir / "files")
+
+    @cached_property
+    def digests(self) -> DigestCache:
+        """Hashes of inputs and kept outputs; what is unchanged since the last time is not read again."""
+        from medperf_core.site.digest_cache import DigestCache
+
+        return DigestCache(self.home.cache_dir / "digests")
 
     @cached_property
     def records(self) -> Records:

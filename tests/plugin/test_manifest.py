@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_billion_laughs_ends_early(text: str) -> None:
 @pytest.mark.usefixtures("parser")
 def test_deep_nesting_is_refused_before_it_costs_anything(text: str) -> None:
     started = time.monotonic()
-    assert "nested deeper than 40 levels" in refusal(text)
+    assert re.search("nested deeper than 40 levels|maximum nesting depth", refusal(text))  # newer libyaml has its own
     assert time.monotonic() - started < 20
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medperf_core.plugin import BackendContext, Sink
     from medperf_storage.settings import HttpSettings
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18  # larger pieces would come from fresh memory each time
 MAX_REDIRECTS = 5
 MAX_PAUSE = 30.0
 MAX_RETRY_AFTER = 60.0
