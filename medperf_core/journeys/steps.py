@@ -103,7 +103,7 @@ def run_step(
     key = _key(site, container, task_name, digests)
     kept = site.home.cache_dir / "steps" / key
     with _alone(site, key, what):
-        if not fresh and (earlier := _earlier(site, kept)) is not None:
+        if not fresh and (earlier := _earlier(kept, site.digests.path_digest)) is not None:
             site.emit(StepFinished(what, "reused: image, inputs and parameters are unchanged"))
             return earlier
         return _done(site, container, task_name, inputs, digests, kept)
@@ -193,7 +193,7 @@ def _key(site: Site, container: ReadyContainer, task: str, digests: Mapping[str,
     return hashlib.sha256(to_json(said)).hexdigest()
 
 
-def _earlier(site: Site, kept: Path) -> StepResult | None:
+def _earlier(kept: Path, digest: Callable[[Path], str] = path_digest) -> StepResult | None:
     """The result that is kept there, if it is whole and unchanged."""
     try:
         data = json.loads((kept / "step.json").read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def _earlier(site: Site, kept: Path) -> StepResult | None:
         outputs = {}
         for offer, entry in data["outputs"].items():
             volume = Volume(kept / entry["path"], entry["digest"])
-            if site.digests.path_digest(volume.path) != volume.digest:
+            if digest(volume.path) != volume.digest:
                 return None
             outputs[offer] = volume
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidEntityError):

@@ -3,7 +3,7 @@
 One file per tree (or single file) below the folder, mode 0600, named after the tree's device and inode, so that a tree
 that is moved keeps its memory::
 
-    SHA-256 of the name of this format and of all that follows
+    the name of this format, and the SHA-256 (32 bytes) of all that follows
     what the whole tree looked like, or "-" if a file was too young to be remembered, and its digest
     looks, SHA-256 and path of each file that was old enough; ends with NUL
 
@@ -40,6 +40,8 @@ MAX_BYTES = 256 << 20
 MAX_RECORDS = 1000
 USE_SECONDS = 3600.0
 """How exactly the last use of a record is noted."""
+
+_FORMAT = b"digests 1\n"
 
 WORTH_BYTES = 1 << 20
 """Reading less than this again is faster than to remember it; each file counts for at least 4 KiB."""
@@ -140,9 +142,7 @@ def _looks_of_tree(files: Sequence[tuple[str, str]], links: Sequence[ScannedLink
 
 
 def _check(content: bytes) -> bytes:
-    digest = hashlib.sha256(b"digests 1\n")  # the number of this format: a record of another one is none
-    digest.update(content)
-    return digest.hexdigest().encode()
+    return hashlib.sha256(content).digest()
 
 
 class _Record:
@@ -183,7 +183,7 @@ class _Record:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(Path(self._path), b"%s\n%s" % (_check(content), content))
+            write_atomically(Path(self._path), _FORMAT + _check(content) + content)
             self._make_room()
         except OSError:
             pass  # a full or read-only disk: the next time takes longer, and that is all
@@ -193,13 +193,15 @@ class _Record:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 status = os.fstat(descriptor)
-                check, _, content = os.read(descriptor, status.st_size).partition(b"\n")
+                record = os.read(descriptor, status.st_size)
             finally:
                 os.close(descriptor)
         except OSError:
             return
         self._used = status.st_mtime
-        if check != _check(content):
+        start = len(_FORMAT) + 32
+        content = record[start:]
+        if record[:start] != _FORMAT + _check(content):
             return
         head, _, self._body = content.partition(b"\n")
         self._looks, _, self._digest = head.decode().partition(" ")
