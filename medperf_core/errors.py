@@ -131,7 +131,8 @@ class OfflineError(MedperfError):
 
 
 class CheckFailedError(MedperfError):
-    """A test passed, but a check of ``--strict`` found what breaks on other sites; the report with it was kept."""
+    """A test ran, but a check of ``--strict`` found what breaks on other sites, or the platforms of ``--platforms``
+    do not come to the same; the reports were kept."""
 
     exit_code = 17
 

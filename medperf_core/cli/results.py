@@ -10,6 +10,7 @@ import click
 from medperf_core.cli.output import cell
 from medperf_core.cli.table import print_table
 from medperf_core.entities import Finding, StepRecord, TestReport
+from medperf_core.journeys.platforms import PlatformComparison
 
 
 def print_report(report: TestReport) -> None:
@@ -55,6 +56,39 @@ def _step(step: StepRecord) -> list[str]:
 def print_results(report: TestReport) -> None:
     """The results of a test as a table."""
     print_table(("Result", "Value"), [list(row) for row in flat(report.results)], empty="There are no results.")
+
+
+def print_platforms(comparison: PlatformComparison) -> None:
+    """What a test came to on several platforms, side by side."""
+    reports = comparison.reports
+    print_table(
+        ("", *reports),
+        [
+            ["Report", *(report.uid for report in reports.values())],
+            ["Engine", *(report.steps[-1].engine for report in reports.values())],
+            ["Prepared data", *(report.prepared_hash[:12] for report in reports.values())],
+            *(
+                [f"{step.task}, seconds", *(_seconds(report, step.task) for report in reports.values())]
+                for step in next(iter(reports.values())).steps
+            ),
+        ],
+        empty="",
+    )
+    click.echo()
+    values = [dict(flat(report.results)) for report in reports.values()]
+    rows = [
+        [name, *(each.get(name, "") for each in values)]
+        for name in dict.fromkeys(key for each in values for key in each)
+    ]
+    print_table(("Result", *reports), rows, empty="There are no results.")
+    for name, report in reports.items():
+        if report.findings:
+            click.echo(f"\nOn {name}:", nl=False)
+            print_findings(report.findings)
+
+
+def _seconds(report: TestReport, task: str) -> str:
+    return next((f"{step.seconds:.1f}" for step in report.steps if step.task == task), "")
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -60,22 +60,32 @@ class Tolerance:
         return None
 
 
-def differences(first: Any, second: Any, tolerance: Tolerance, path: str = "") -> Iterator[str]:
-    """Where two results differ by more than is granted, one line for each value, with its path and both values."""
+RUNS = ("in the first run", "in the second run")
+
+
+def differences(
+    first: Any, second: Any, tolerance: Tolerance, path: str = "", where: tuple[str, str] = RUNS
+) -> Iterator[str]:
+    """Where two results differ by more than is granted, one line for each value, with its path and both values.
+
+    Args:
+        where: what the lines say of where each of the two comes from.
+    """
     if isinstance(first, dict) and isinstance(second, dict):
         for key in dict.fromkeys((*first, *second)):
             place = f"{path}.{key}" if path else str(key)
             if key in first and key in second:
-                yield from differences(first[key], second[key], tolerance, place)
+                yield from differences(first[key], second[key], tolerance, place, where)
             else:
-                yield f"{place}: only in the {'first' if key in first else 'second'} run"
+                yield f"{place}: only {where[0] if key in first else where[1]}"
     elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
         for index, pair in enumerate(zip(first, second, strict=True)):
-            yield from differences(*pair, tolerance, f"{path}[{index}]")
+            yield from differences(*pair, tolerance, f"{path}[{index}]", where)
     else:
         granted = _granted(first, second, tolerance, path)
         if not _same(first, second, granted):
-            yield f"{path}: {first!r:.80}, then {second!r:.80} ({f'tolerance {granted:g}' if granted else 'exact'})"
+            allowed = f"tolerance {granted:g}" if granted else "exact"
+            yield f"{path}: {first!r:.80} {where[0]}, {second!r:.80} {where[1]} ({allowed})"
 
 
 def _granted(first: Any, second: Any, tolerance: Tolerance, path: str) -> float:

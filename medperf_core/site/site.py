@@ -142,6 +142,27 @@ class Site:
     ) -> None:
         self.close()
 
+    def on_platform(self, platform: str) -> Site:
+        """The same site with another runner; it is closed by itself and cancelled with this one.
+
+        Raises:
+            PluginError: no plugin has a runner of that name.
+        """
+        self.plugins.get(RunnerPlugin, platform)
+        other = Site(
+            self.home,
+            self.profiles,
+            self.profile_name,
+            attrs.evolve(self.options, platform=platform),
+            self.approver,
+            self._on_event,
+            self.environment,
+            self.plugins,
+            self.redact,
+        )
+        other.cancel = self.cancel.child()
+        return other
+
     def close(self) -> None:
         """Remove the temporary folder of this site; open it anew to go on."""
         self._closing.close()

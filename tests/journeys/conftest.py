@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from medperf_examples.tutorial import ADMIN, COMMITTEE, OWNER, start_tutorial
 
 from medperf_core import ApproveAll, Approver, Site, SiteOptions
 from medperf_core.plugin import Event
+from tests.engines import require
 
 
 @attrs.frozen
@@ -62,3 +64,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tutorial]:
 def tutorial(tmp_path: Path) -> Tutorial:
     """A tutorial for one test."""
     return start(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tutorial]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DOCKER_HOST", require("docker")["DOCKER_HOST"])
+    yield start(tmp_path_factory.mktemp("docker"), platform="docker")
+    patch.undo()
+
+
+def variant(tutorial: Tutorial, container: str, first: str = "", *, swap: tuple[str, str] = ("", "")) -> Path:
+    """A copy of a container whose program begins with other lines, or has others in the middle."""
+    copy = tutorial.folder / f"{container}_variant"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(tutorial.folder / container, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    main = copy / "project" / "main.py"
+    text = main.read_text()
+    assert swap[0] in text
+    head, future, rest = text.replace(*swap).partition("from __future__ import annotations\n")
+    main.write_text(f"{head}{future}{first}\n{rest}")
+    return copy

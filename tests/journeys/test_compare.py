@@ -37,8 +37,8 @@ def test_the_default_is_exact_for_whole_numbers_and_text_and_a_millionth_for_oth
     }
     found = list(differences(same, far, Tolerance()))
     assert [line.partition(":")[0] for line in found] == ["n", "name", "auc.value", "list[1].x", "none"]
-    assert found[0] == "n: 30, then 31 (exact)"
-    assert found[2] == "auc.value: 0.9, then 0.9001 (tolerance 1e-06)"
+    assert found[0] == "n: 30 in the first run, 31 in the second run (exact)"
+    assert found[2] == "auc.value: 0.9 in the first run, 0.9001 in the second run (tolerance 1e-06)"
 
 
 @pytest.mark.parametrize(

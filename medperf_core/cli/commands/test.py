@@ -10,13 +10,14 @@ import click
 
 from medperf_core.cli.output import Format, next_step, note, print_data, print_list
 from medperf_core.cli.params import FOLDER, UID, UID_OR_PATH, format_option, run_options
-from medperf_core.cli.results import print_findings, print_report, print_results
+from medperf_core.cli.results import print_findings, print_platforms, print_report, print_results
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.waivers import say_waived
 from medperf_core.entities import Container, TestReport
 from medperf_core.entities.codec import to_data
 from medperf_core.errors import MedperfError
 from medperf_core.journeys.compatibility import run_test
+from medperf_core.journeys.platforms import require_same, run_test_on
 from medperf_core.journeys.strict import require_passed
 from medperf_core.site.site import Site
 
@@ -54,11 +55,15 @@ def test() -> None:
 @click.option("--demo-dataset-hash", metavar="SHA256", help="SHA-256 of that demo dataset.")
 @click.option("--no-cache", is_flag=True, help="Run every step anew.")
 @click.option("--strict", is_flag=True, help="Also check what breaks on other sites; runs the containers again.")
+@click.option("--platforms", metavar="NAME,NAME", help="Run it on each of these platforms and compare them.")
 @format_option
 @run_options
 @pass_session
-def run(session: Session, /, no_cache: bool, output: Format, **named: Any) -> None:
+def run(session: Session, /, no_cache: bool, platforms: str | None, output: Format, **named: Any) -> None:
     """Run the compatibility test. Nothing is sent anywhere."""
+    if platforms is not None:
+        _run_on(session, [name.strip() for name in platforms.split(",")], output, fresh=no_cache, **named)
+        return
     with session.opened() as site:
         report = run_test(site, fresh=no_cache, **named)
         what_next = _next(site, report, named["model"])
@@ -75,6 +80,24 @@ def run(session: Session, /, no_cache: bool, output: Format, **named: Any) -> No
     note(f"The test passed. Its report is {report.uid}.")
     require_passed(report)
     next_step(what_next)
+
+
+def _run_on(session: Session, platforms: list[str], output: Format, **named: Any) -> None:
+    with session.opened() as site:
+        comparison = run_test_on(site, platforms, **named)
+        reports = list(comparison.reports.values())
+        what_next = _next(site, reports[0], named["model"])
+    if output is not Format.TABLE:
+        print_data(to_data(comparison), output)
+    else:
+        print_platforms(comparison)
+        say_waived(waiver for report in reports for step in report.steps for waiver in step.waivers)
+    require_same(comparison)
+    for report in reports:
+        require_passed(report)
+    if output is Format.TABLE:
+        note(f"The test passed on {' and '.join(comparison.reports)}, with the same results.")
+        next_step(what_next)
 
 
 @test.command()
