@@ -7,7 +7,6 @@ audit stamp if they change ``metadata``; answers have no room for either. Both m
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ import attrs
 
 from medperf_core.entities import Approval, Association, Entity
 from medperf_core.errors import (
-    DeniedError,
     InvalidEntityError,
     MedperfError,
     NotFoundError,
@@ -25,10 +23,10 @@ from medperf_core.errors import (
 )
 from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.server import Party, ServerClient, Submission
-from medperf_core.site.approver import Approver, ask
-from medperf_core.site.audit import AuditEntry, AuditLog, Event
+from medperf_core.site.approver import Approver
+from medperf_core.site.audit import AuditLog, Event
+from medperf_core.site.door import Door, Leaving
 from medperf_core.site.outbox import Outbox, Pending, content_key
-from medperf_core.site.redact import Redactor
 
 E = TypeVar("E", bound=Entity)
 T = TypeVar("T", bound=Entity | Association)
@@ -36,7 +34,6 @@ T = TypeVar("T", bound=Entity | Association)
 REFUSALS = (InvalidEntityError, PermissionDeniedError, NotFoundError)
 """The server's no. After any other error it may or may not have the submission."""
 
-NOTE_LIMIT = 500
 KEPT = "It is kept in the outbox: the same command sends it again, without making a second one."
 
 
@@ -63,12 +60,10 @@ class EgressGate:
         redact: Callable[[str], str] | None = None,
     ) -> None:
         self._server = server
-        self._approver = approver
-        self._policies = policies
+        self._door = Door(approver, policies, audit, redact)
         self._audit = audit
         self._outbox = outbox
         self._user = user
-        self._redact = redact or Redactor()
 
     def create(self, thing: T, *, benchmark: int | None = None) -> T:
         """Register a new entity, or ask for an association. If the outbox has the same, from a command that got no
@@ -151,8 +146,15 @@ class EgressGate:
 
     def _settle(self, earlier: Pending, found: Entity | Association) -> None:
         """Write down that an earlier attempt had reached the server, and forget it."""
-        acknowledged = self._entry(Event.ACKNOWLEDGED, earlier.action, earlier.target, earlier.body.encode())
-        self._audit.append(attrs.evolve(acknowledged, of=earlier.audit_entry, note=f"{_name(found)}, found there"))
+        sent = Leaving(
+            action=earlier.action,
+            target=earlier.target,
+            to=self._server.address,
+            user=self._user,
+            body=earlier.body.encode(),
+        )
+        note = f"{_name(found)}, found there"
+        self._audit.append(attrs.evolve(sent.entry, event=Event.ACKNOWLEDGED, of=earlier.audit_entry, note=note))
         self._outbox.remove(earlier.client_uuid)
 
     def _theirs(self, thing: Entity | Association) -> list[Entity] | list[Association]:
@@ -162,8 +164,15 @@ class EgressGate:
         return list(self._server.list(type(thing), mine=True))
 
     def _send(self, submission: Submission, client_uuid: str, key: str, benchmark: int | None) -> Entity | Association:
-        entry = self._entry(Event.SENDING, submission.action, submission.target, submission.body)
-        entry = attrs.evolve(entry, approved_by=self._allowed(submission, entry, benchmark))
+        leaving = Leaving(
+            action=submission.action,
+            target=submission.target,
+            to=self._server.address,
+            user=self._user,
+            body=submission.body,
+            benchmark=benchmark,
+        )
+        entry = attrs.evolve(leaving.entry, approved_by=self._door.ask(leaving))
         number = self._audit.append(entry).n
         self._outbox.put(
             Pending(
@@ -182,62 +191,17 @@ class EgressGate:
         try:
             made = self._server.send(submission)
         except REFUSALS as error:
-            self._audit.append(attrs.evolve(outcome, event=Event.REFUSED, note=self._reason(error)))
+            self._audit.append(attrs.evolve(outcome, event=Event.REFUSED, note=self._door.reason(error)))
             self._outbox.remove(client_uuid)
             raise
         except BaseException as error:
-            self._audit.append(attrs.evolve(outcome, event=Event.FAILED, note=self._reason(error)))
+            self._audit.append(attrs.evolve(outcome, event=Event.FAILED, note=self._door.reason(error)))
             if isinstance(error, MedperfError):
                 _add_hint(error, KEPT)
             raise
         self._audit.append(attrs.evolve(outcome, event=Event.ACKNOWLEDGED, note=_name(made)))
         self._outbox.remove(client_uuid)
         return made
-
-    def _allowed(self, submission: Submission, entry: AuditEntry, benchmark: int | None) -> str:
-        """Who approved; raises DeniedError, after writing it down, if the person or a policy does not."""
-        what = f"{submission.action}: {submission.target}"
-        answer = ask(self._approver, what, self._server.address, submission.body)
-        if not answer.yes:
-            self._audit.append(attrs.evolve(entry, event=Event.DENIED, approved_by=answer.how))
-            raise DeniedError(
-                f"Nothing was sent: {what} was not approved.",
-                hint="It leaves this site only after a yes, from a person or by --yes.",
-            )
-        subject = PolicySubject(
-            what=what,
-            benchmark=benchmark,
-            details={
-                "action": submission.action,
-                "target": submission.target,
-                "server": self._server.address,
-                "user": self._user,
-                "body": submission.body.decode(),
-                "sha256": entry.sha256,
-            },
-        )
-        try:
-            self._policies(Action.SEND, subject)
-        except Exception as error:  # whatever it is, an error denies
-            self._audit.append(attrs.evolve(entry, event=Event.DENIED, approved_by="policy", note=self._reason(error)))
-            if isinstance(error, DeniedError):
-                raise
-            raise DeniedError(f"Nothing was sent: a policy failed on {what} ({error}), and an error denies.") from error
-        return answer.how
-
-    def _entry(self, event: Event, action: str, target: str, body: bytes) -> AuditEntry:
-        return AuditEntry(
-            event=event,
-            action=action,
-            target=target,
-            server=self._server.address,
-            user=self._user,
-            sha256=hashlib.sha256(body).hexdigest(),
-            size=len(body),
-        )
-
-    def _reason(self, error: BaseException) -> str:
-        return self._redact(f"{type(error).__name__}: {error}")[:NOTE_LIMIT]
 
     def _expected(self, made: Entity | Association, kind: type[T]) -> T:
         if not isinstance(made, kind):
