@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -29,6 +30,10 @@ IGNORED_IN_SOURCES = frozenset({".git", "__pycache__", ".DS_Store", ".pytest_cac
 CHUNK = 1 << 20
 _THREADS = 4  # more find the disk or the interpreter's lock in their way
 _BUFFER = 1 << 18
+# Below both, threads lose more time handing the interpreter to each other than they gain. A slow disk is above.
+_SMALL_BYTES = 48 << 10
+_SHORT_SECONDS = 60e-6
+_PAUSE_SECONDS = 10e-3
 # A link or pipe that took a file's place after its folder was read is neither followed nor waited for.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -223,7 +228,10 @@ def hash_files(paths: Sequence[str], on_bytes: Callable[[int], None] | None = No
 
 
 class _Hashing:
-    """One run of ``hash_files``: each thread takes the next file when it is done with its last."""
+    """One run of ``hash_files``: each thread takes the next file when it is done with its last.
+
+    While files are small and come fast, the caller does nearly all; its helpers only look in now and then.
+    """
 
     def __init__(self, paths: Sequence[str], on_bytes: Callable[[int], None] | None) -> None:
         self._paths = paths
@@ -232,6 +240,8 @@ class _Hashing:
         self._next = iter(range(len(paths)))
         self._found: dict[int, HashedFile] = {}
         self._failures: list[BaseException] = []
+        self._taken = threading.Event()
+        self._caller_started = 0.0
         self._stopped = False
 
     def run(self) -> list[HashedFile]:
@@ -241,10 +251,12 @@ class _Hashing:
             helper.start()
         try:
             self._work()
+            self._taken.set()
             for helper in helpers:
                 helper.join()
         finally:
             self._stopped = True
+            self._taken.set()
             for helper in helpers:
                 helper.join()
         if self._failures:
@@ -253,19 +265,30 @@ class _Hashing:
 
     def _help(self) -> None:
         try:
-            self._work()
+            self._work(helping=True)
         except BaseException as failure:
             self._failures.append(failure)
             self._stopped = True
 
-    def _work(self) -> None:
+    def _work(self, *, helping: bool = False) -> None:
         buffer = memoryview(bytearray(_BUFFER))
         paths, found = self._paths, self._found
         for index in self._next:
+            started = time.perf_counter()
+            if not helping:
+                self._caller_started = started
             hashed = self._hash(paths[index], buffer)
             if hashed is None:
                 return
             found[index] = hashed
+            if helping and hashed.status.st_size < _SMALL_BYTES and time.perf_counter() - started < _SHORT_SECONDS:
+                self._stand_back()
+
+    def _stand_back(self) -> None:
+        """Wait as long as the caller is fast too; one that is at a long file leaves the interpreter to others."""
+        while time.perf_counter() - self._caller_started < _SHORT_SECONDS:
+            if self._taken.wait(_PAUSE_SECONDS):
+                return
 
     def _hash(self, path: str, buffer: memoryview) -> HashedFile | None:
         """None if the others have stopped."""

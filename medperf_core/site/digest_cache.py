@@ -3,9 +3,13 @@
 One file per tree (or single file) below the folder, mode 0600, named after the tree's device and inode, so that a tree
 that is moved keeps its memory::
 
-    the name of this format, and the SHA-256 (32 bytes) of all that follows
-    what the whole tree looked like, or "-" if a file was too young to be remembered, and its digest
-    looks, SHA-256 and path of each file that was old enough; ends with NUL
+    10 bytes   the name of this format
+    32 bytes   the SHA-256 of the next three
+    32 bytes   what the whole tree looked like, as a SHA-256; zeros if a file was too young to be remembered
+    32 bytes   its digest
+    32 bytes   the SHA-256 of all that follows, which is only read if something changed
+    paths of the files that were old enough, with a NUL between them and two at the end
+    80 bytes   for each of them: its looks, and its SHA-256
 
 A file's looks are its device, inode, size, mode, and times of modification and of change; the last cannot be set back
 by whoever changes the content. A file that changed less than ``YOUNG_NS`` before it was read is not remembered: it
@@ -17,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,13 +40,19 @@ YOUNG_NS = 2_000_000_000
 """Coarser than the clock of any file system in use (FAT: 2 s)."""
 
 MAX_BYTES = 256 << 20
-"""Of all that is remembered; a million files need about 150 MiB. What was not used for longest goes first."""
+"""Of all that is remembered; a million files need about 120 MiB. What was not used for longest goes first."""
 
 MAX_RECORDS = 1000
 USE_SECONDS = 3600.0
 """How exactly the last use of a record is noted."""
 
-_FORMAT = b"digests 1\n"
+_FORMAT = b"digests 2\n"
+_HEAD = len(_FORMAT) + 4 * 32
+_YOUNG = bytes(32)
+
+_LOOKS = struct.Struct("<QQqQqq")
+_FILE = struct.Struct(f"{_LOOKS.size}s32s")
+_NEVER_OLD = (1 << 63) - 1
 
 WORTH_BYTES = 1 << 20
 """Reading less than this again is faster than to remember it; each file counts for at least 4 KiB."""
@@ -66,19 +77,20 @@ class DigestCache:
         if not stat.S_ISREG(status.st_mode) or status.st_size < WORTH_BYTES:
             return path_digest(path)
         record = _Record(self._folder, status)
-        if (known := record.digest(_looks(status))) is not None:
+        if (known := record.digest(_check(_looks(status)))) is not None:
             return known
         # A link that is named as the input itself is followed.
         (hashed,) = hash_files([os.path.realpath(path)])
         digest = f"sha256:{hashed.sha256}"
-        if max(hashed.status.st_mtime_ns, hashed.status.st_ctime_ns) < started - YOUNG_NS:
-            record.write(_looks(hashed.status), digest, {})
+        looks = _looks(hashed.status)
+        if max(_LOOKS.unpack(looks)[4:]) < started - YOUNG_NS:
+            record.write(_check(looks), digest, {})
         return digest
 
     def tree_digest(self, root: Path, ignored: frozenset[str] = frozenset()) -> str:
         """As ``digest.tree_digest``."""
         started = time.time_ns()
-        files: list[tuple[str, str]] = []
+        files: list[tuple[str, bytes]] = []
 
         def on_file(path: str, item: os.DirEntry[str]) -> None:
             files.append((path, _looks(item.stat(follow_symlinks=False))))
@@ -91,7 +103,7 @@ class DigestCache:
         found = _Contents(root, files, record.contents(), started)
         digest = combined_digest(found.records, links)
         if found.cost >= WORTH_BYTES:
-            whole = _looks_of_tree(found.looks, links) if len(found.remembered) == len(files) else "-"
+            whole = _looks_of_tree(found.looks, links) if len(found.remembered) == len(files) else _YOUNG
             record.write(whole, digest, found.remembered)
         return digest
 
@@ -107,13 +119,13 @@ class _Contents:
     """
 
     def __init__(
-        self, root: Path, files: Sequence[tuple[str, str]], known: dict[str, tuple[str, str]], started: int
+        self, root: Path, files: Sequence[tuple[str, bytes]], known: dict[str, tuple[bytes, str]], started: int
     ) -> None:
-        self.looks: list[tuple[str, str]] = []
+        self.looks: list[tuple[str, bytes]] = []
         self.records: list[tuple[str, str]] = []
-        self.remembered: dict[str, tuple[str, str]] = {}
+        self.remembered: dict[str, tuple[bytes, str]] = {}
         self.cost = 0
-        changed = [path for path, looks in files if known.get(path, ("", ""))[0] != looks]
+        changed = [path for path, looks in files if known.get(path, (b"", ""))[0] != looks]
         fresh = dict(zip(changed, hash_files([f"{root}/{path}" for path in changed]), strict=True))
         for path, looks in files:
             if path in fresh:
@@ -121,24 +133,33 @@ class _Contents:
                 looks = _looks(status)
             else:
                 sha256 = known[path][1]
-            _, _, size, mode, modified, set_at = map(int, looks.split(":"))
+            _, _, size, mode, *times = _LOOKS.unpack(looks)
             self.looks.append((path, looks))
             self.records.append(file_record(path, size, mode, sha256))
             self.cost += max(size, 4096)
-            if max(modified, set_at) < started - YOUNG_NS:
+            if max(times) < started - YOUNG_NS:
                 self.remembered[path] = looks, sha256
 
 
-def _looks(status: os.stat_result) -> str:
-    return (
-        f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mode}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-    )
+def _looks(status: os.stat_result) -> bytes:
+    """Times that do not fit (before 1678, after 2262) become one that is never old enough to be remembered."""
+    try:
+        return _pack(status, status.st_mtime_ns, status.st_ctime_ns)
+    except struct.error:
+        return _pack(status, _NEVER_OLD, _NEVER_OLD)
 
 
-def _looks_of_tree(files: Sequence[tuple[str, str]], links: Sequence[ScannedLink]) -> str:
-    records = [f"{looks}\0{path}\0" for path, looks in files]
-    records += [f"l\0{target}\0{path}\0" for path, _, target in sorted(links)]
-    return hashlib.sha256("".join(records).encode()).hexdigest()
+def _pack(status: os.stat_result, modified: int, changed: int) -> bytes:
+    return _LOOKS.pack(status.st_dev, status.st_ino, status.st_size, status.st_mode, modified, changed)
+
+
+def _looks_of_tree(files: Sequence[tuple[str, bytes]], links: Sequence[ScannedLink]) -> bytes:
+    """No path or target is empty, so where the paths end and the links end is clear."""
+    names = [path for path, _ in files]
+    names.append("")
+    for path, _, target in sorted(links):
+        names += (target, path)
+    return _check("\0".join(names).encode() + b"".join([looks for _, looks in files]))
 
 
 def _check(content: bytes) -> bytes:
@@ -153,10 +174,10 @@ class _Record:
         without = hashlib.sha256("/".join(sorted(ignored)).encode()).hexdigest()[:16] if ignored else "nothing"
         self._path = f"{folder}/{status.st_dev}-{status.st_ino}-without-{without}"
         self._used = 0.0
-        self._looks, self._digest, self._body = "-", "", b""
+        self._looks, self._digest, self._body = _YOUNG, "", b""
         self._read()
 
-    def digest(self, looks: str) -> str | None:
+    def digest(self, looks: bytes) -> str | None:
         """The digest of all, if it still looks like this."""
         if looks != self._looks:
             return None
@@ -167,23 +188,28 @@ class _Record:
                 pass  # removed meanwhile, or a home that only others may write to
         return self._digest
 
-    def contents(self) -> dict[str, tuple[str, str]]:
+    def contents(self) -> dict[str, tuple[bytes, str]]:
         """The looks and SHA-256 of each file, by path."""
-        found = {}
-        for line in self._body.decode().split("\0")[:-1]:
-            looks, sha256, path = line.split(" ", 2)
-            found[path] = looks, sha256
-        return found
+        try:
+            body = Path(self._path).read_bytes()[_HEAD:] if self._body else b""
+        except OSError:
+            return {}
+        if _check(body) != self._body:
+            return {}
+        paths, _, files = body.partition(b"\0\0")
+        found = zip(paths.decode().split("\0"), _FILE.iter_unpack(files), strict=False)
+        return {path: (looks, sha256.hex()) for path, (looks, sha256) in found}
 
-    def write(self, looks: str, digest: str, files: dict[str, tuple[str, str]]) -> None:
+    def write(self, looks: bytes, digest: str, files: dict[str, tuple[bytes, str]]) -> None:
         """Remember all this instead; without an error if that is not possible."""
-        body = "".join(f"{looks} {sha256} {path}\0" for path, (looks, sha256) in files.items())
-        content = f"{looks} {digest}\n{body}".encode()
-        if len(content) > MAX_BYTES:
+        body = "\0".join(files).encode() + b"\0\0"
+        body += b"".join([looks + bytes.fromhex(sha256) for looks, sha256 in files.values()])
+        head = looks + bytes.fromhex(digest.removeprefix("sha256:")) + _check(body)
+        if len(body) > MAX_BYTES:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(Path(self._path), _FORMAT + _check(content) + content)
+            write_atomically(Path(self._path), _FORMAT + _check(head) + head + body)
             self._make_room()
         except OSError:
             pass  # a full or read-only disk: the next time takes longer, and that is all
@@ -193,18 +219,15 @@ class _Record:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 status = os.fstat(descriptor)
-                record = os.read(descriptor, status.st_size)
+                record = os.read(descriptor, _HEAD)
             finally:
                 os.close(descriptor)
         except OSError:
             return
         self._used = status.st_mtime
-        start = len(_FORMAT) + 32
-        content = record[start:]
-        if record[:start] != _FORMAT + _check(content):
-            return
-        head, _, self._body = content.partition(b"\n")
-        self._looks, _, self._digest = head.decode().partition(" ")
+        head = record[-96:]
+        if record == _FORMAT + _check(head) + head:
+            self._looks, self._digest, self._body = head[:32], f"sha256:{head[32:64].hex()}", head[64:]
 
     def _make_room(self) -> None:
         """Whatever else a crash may have left in the folder counts and goes like a record."""

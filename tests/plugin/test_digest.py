@@ -8,11 +8,13 @@ import random
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from medperf_core.errors import InvalidEntityError
+from medperf_core.plugin import digest
 from medperf_core.plugin.digest import (
     leads_out,
     path_digest,
@@ -174,6 +176,69 @@ def test_failure_in_any_thread_is_raised_and_ends_all(
     with pytest.raises(OSError, match="Input/output error"):
         tree_digest(data)
     assert [thread for thread in threading.enumerate() if thread.name == "hashing"] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "rounds"),
+    [
+        pytest.param(1000, 60.0, 1, id="small and fast"),
+        pytest.param(digest._SMALL_BYTES, 60.0, 2, id="large"),
+        pytest.param(1000, 0.0, 2, id="slow"),
+    ],
+)
+def test_helpers_leave_what_is_small_and_fast_to_the_caller(
+    size: int, short: float, rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr(digest, "_SHORT_SECONDS", short)
+    monkeypatch.setattr(digest, "_PAUSE_SECONDS", 60.0)  # ends with the last file
+    for number in range(30):
+        (tmp_path / str(number)).write_bytes(bytes(size))
+    met = threading.Barrier(3)
+    reads: Counter[threading.Thread] = Counter()
+    readv = os.readv
+
+    def read(descriptor: int, buffers: tuple[memoryview]) -> int:
+        reads[threading.current_thread()] += 1
+        if reads[threading.current_thread()] <= rounds:
+            met.wait(10)  # for each of the three to take as many files
+        return readv(descriptor, buffers)
+
+    monkeypatch.setattr("os.readv", read)
+    tree_digest(tmp_path)
+    del reads[threading.main_thread()]
+    assert len(reads) == 2
+    assert rounds > 1 or list(reads.values()) == [1, 1]
+
+
+def test_helpers_do_what_is_small_while_the_caller_is_at_a_long_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(digest, "_SHORT_SECONDS", 0.05)
+    monkeypatch.setattr(digest, "_PAUSE_SECONDS", 60.0)
+    for number in range(30):
+        (tmp_path / str(number)).write_bytes(b"x")
+    began, done = threading.Event(), threading.Event()
+    others: list[int] = []
+    readv = os.readv
+
+    def read(descriptor: int, buffers: tuple[memoryview]) -> int:
+        if threading.current_thread() is threading.main_thread():
+            began.set()
+            assert done.wait(10)
+        else:
+            if not others:
+                assert began.wait(10)
+                time.sleep(0.06)  # until the caller's file counts as long
+            others.append(descriptor)
+            if len(others) == 29:
+                done.set()
+        return readv(descriptor, buffers)
+
+    monkeypatch.setattr("os.readv", read)
+    tree_digest(tmp_path)
+    assert len(others) == 29
 
 
 def test_a_file_that_grows_meanwhile_is_refused(data: Path) -> None:

@@ -141,20 +141,31 @@ def test_file_that_could_still_change_unseen_is_read_again(
     memory: Memory, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system with a clock of whole hours stands for one where two writes fall into one tick."""
-    looks = digest_cache._looks
+    pack = digest_cache._pack
     tick = 3600 * 10**9
 
-    def coarse(status: os.stat_result) -> str:
-        *rest, modified, changed = looks(status).split(":")
-        return ":".join([*rest, str(int(modified) // tick * tick), str(int(changed) // tick * tick)])
+    def coarse(status: os.stat_result, modified: int, changed: int) -> bytes:
+        return pack(status, modified // tick * tick, changed // tick * tick)
 
-    monkeypatch.setattr(digest_cache, "_looks", coarse)
+    monkeypatch.setattr(digest_cache, "_pack", coarse)
     monkeypatch.setattr(digest_cache, "YOUNG_NS", 2 * tick)
     memory.digest(tree)
     memory.digest(tree / "a.txt")
     rewrite(tree / "a.txt", b"FIRST")
     assert memory.digest(tree) == tree_digest(tree)
     assert memory.digest(tree / "a.txt") == path_digest(tree / "a.txt")
+
+
+@pytest.mark.parametrize("year", [2300, 2400])
+def test_time_that_does_not_fit_is_never_old_enough(memory: Memory, tree: Path, year: int) -> None:
+    seconds = (year - 1970) * 31_556_952
+    for content in (b"first", b"FIRST"):
+        (tree / "a.txt").write_bytes(content)
+        os.utime(tree / "a.txt", (0, seconds))
+        assert memory.digest(tree) == tree_digest(tree)
+        assert "a.txt" in memory.read()
+        assert memory.digest(tree / "a.txt") == path_digest(tree / "a.txt")
+        assert memory.read() == ["a.txt"]
 
 
 def test_young_file_is_read_again_and_the_old_ones_beside_it_are_not(
@@ -213,15 +224,28 @@ def test_damaged_record_is_none(damage: str, memory: Memory, tree: Path) -> None
     content = record.read_bytes()
     memory.read()
     if damage == "flipped":
-        position = content.index(b"sha256:") + 20
+        position = content.index(bytes.fromhex(expected.removeprefix("sha256:"))) + 20
         record.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
     elif damage == "folder":
         record.unlink()
         record.mkdir()
     else:
-        record.write_bytes({"cut": content[:-9], "empty": b""}.get(damage, b'{"sha256": 1}\n'))
+        record.write_bytes({"cut": content[:130], "empty": b""}.get(damage, b'{"sha256": 1}\n'))
     assert memory.digest(tree) == expected
     assert len(memory.read()) == 3
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_damaged_record_of_files_is_none(damage: str, memory: Memory, tree: Path) -> None:
+    memory.digest(tree)
+    (record,) = memory.folder.iterdir()
+    content = record.read_bytes()
+    changed = bytes([content[-1] ^ 1])
+    record.write_bytes({"flipped": content[:-1] + changed, "cut": content[:-80], "empty": content[:138]}[damage])
+    memory.read()
+    (tree / "new").write_text("new")
+    assert memory.digest(tree) == tree_digest(tree)
+    assert memory.read() == ["a.txt", "new", "run.sh", "ü\n.txt"]
 
 
 def test_records_are_private(memory: Memory, tree: Path) -> None:
