@@ -1,6 +1,7 @@
 """Measure and print the tables of docs/performance.md; exit code 1 if one misses its limit.
 
-``python -m benchmarks [--quick] [startup] [hashing] [transfer] [archives] [task]``: all but ``task`` if none is named.
+``python -m benchmarks [--quick] [startup] [hashing] [transfer] [archives] [task] [singularity]``: without the
+last two, which need engines, if none is named.
 ``--quick`` measures a hundredth, to see that all works; its ratios say little and its exit code nothing.
 """
 
@@ -49,19 +50,28 @@ def _task(folder: Path, sizes: Sizes) -> list[Row]:
     return [Row("one trivial closed task", "`docker run --rm` with the same flags", measure(folder), 1.1)]
 
 
+def _singularity(folder: Path, sizes: Sizes) -> list[Row]:
+    from benchmarks.singularity_task import measure
+
+    return [Row("one trivial closed task", "`apptainer exec` with the same flags", measure(folder), 1.1)]
+
+
 MEASUREMENTS: dict[str, Callable[[Path, Sizes], list[Row]]] = {
     "startup": _startup,
     "hashing": _hashing,
     "transfer": _transfer,
     "archives": _archives,
     "task": _task,
+    "singularity": _singularity,
 }
+ENGINES = ("task", "singularity")
+"""Measurements that need an engine each."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure what is named, and print each line as soon as it is known."""
     quick = "--quick" in arguments
-    names = [name for name in arguments if name != "--quick"] or [name for name in MEASUREMENTS if name != "task"]
+    names = [name for name in arguments if name != "--quick"] or [name for name in MEASUREMENTS if name not in ENGINES]
     if unknown := [name for name in names if name not in MEASUREMENTS]:
         print(f"Unknown: {', '.join(unknown)}. Known: {', '.join(MEASUREMENTS)}, --quick.", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = (".", "plugins/server", "plugins/storage", "plugins/docker", "examples")
+DISTRIBUTIONS = (".", "plugins/server", "plugins/storage", "plugins/docker", "plugins/singularity", "examples")
 
 
 def install(folder: Path) -> Path:
