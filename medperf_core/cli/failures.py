@@ -45,11 +45,12 @@ def report(error: BaseException, session: Session, *, signal_number: int | None 
         _say("Interrupted:", f"{signal.Signals(number).name} asked for it. What was running here was stopped.")
         return 128 + number
     if session.debug:
-        click.echo("".join(traceback.format_exception(error)), err=True)
+        click.echo(printable(session.redactor()("".join(traceback.format_exception(error)))), err=True)
     if isinstance(error, click.ClickException):
         return _usage(error)
+    clean = session.redactor().known
     if isinstance(error, MedperfError):
-        _say("Stopped:" if isinstance(error, CancelledError) else "Error:", str(error))
+        _say("Stopped:" if isinstance(error, CancelledError) else "Error:", clean(str(error)))
         return error.exit_code
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         _say(
@@ -61,7 +62,7 @@ def report(error: BaseException, session: Session, *, signal_number: int | None 
     where = f" The log has the details: {log}." if log else ""
     _say(
         "Error:",
-        f"Something went wrong that this program did not expect ({type(error).__name__}: {error}).{where} "
+        f"Something went wrong that this program did not expect ({type(error).__name__}: {clean(str(error))}).{where} "
         "Run the command with --debug to see where, and `medperf logs --bundle FILE` to send us the log.",
     )
     return INTERNAL_ERROR

@@ -9,18 +9,25 @@ from medperf_core.site.site import Site
 
 
 def login(site: Site, user: str | None, ask: Ask) -> User:
-    """Log in; the credentials are kept in a file that only this user can read.
+    """Log in; the credentials are kept where the profile says: in a file that only this user can read, or in the
+    system keyring.
 
     Raises:
         AuthenticationError: the server does not know or accept this user.
+        ConfigurationError: the keyring cannot be used; nobody was asked for anything.
     """
+    site.credentials.check()
     done = site.server.login(user, ask)
     site.credentials.put(site.login_name(site.server.address), dict(done.credentials))
     return done.user
 
 
 def logout(site: Site) -> None:
-    """End the login and forget its credentials, even if the server cannot be told."""
+    """End the login and forget its credentials, even if the server cannot be told.
+
+    Raises:
+        ConfigurationError: they are in the system keyring, which cannot be used; they are still there.
+    """
     try:
         site.server.logout()
     finally:
@@ -33,3 +40,8 @@ def status(site: Site) -> User | None:
         return site.server.me()
     except AuthenticationError:
         return None
+
+
+def where(site: Site) -> str:
+    """Where the profile's login is kept, or was looked for, such as "in the file ..."."""
+    return site.credentials.where(site.login_name(site.profile.server))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -201,7 +202,8 @@ def unpack(archive: Path, target: Path, limits: UnpackLimits = _DEFAULT_LIMITS) 
     """Unpack a tar, compressed or not, that comes from anywhere, into a new folder.
 
     Files get mode 0644 or 0755, folders 0755; owners and times are not restored. Metadata of macOS (``._*`` and
-    ``__MACOSX``) is left out. Symbolic and hard links may lead to other entries of the same archive only.
+    ``__MACOSX``) is left out. Symbolic and hard links may lead to other entries of the same archive only, and not
+    in a circle.
 
     Args:
         target: appears when all went well, and does not exist before.
@@ -312,9 +314,22 @@ class _Unpacking:
         # A link through another link can lead out although each by itself looks harmless.
         root = os.path.realpath(self._folder)
         for path, target in self._links.items():
+            if _circles(self._folder / path):
+                raise BadArchive(
+                    f"holds the link {path!r} to {target!r}, which leads in a circle or through many links"
+                )
             reached = os.path.realpath(self._folder / path)
             if reached != root and not reached.startswith(root + os.sep):
                 raise BadArchive(f"holds the link {path!r} to {target!r}, which is outside of it")
+
+
+def _circles(link: Path) -> bool:
+    """Whether the system gives up following a link (ELOOP: after 40 on Linux)."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _checked_parts(name: str) -> list[str]:

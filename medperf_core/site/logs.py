@@ -216,7 +216,7 @@ def bundle(home: Home, target: Path, redact: Redactor, about: Mapping[str, str] 
     """
     if os.path.lexists(target):
         raise UsageError(f"{target} exists already.", hint="Name a new file.")
-    CredentialStore(home, redact.add).register_all()
+    CredentialStore(home, redact.add).register_all(keyring=True)
     clean = PathHider(home, redact)
     names = []
 

@@ -37,9 +37,11 @@ from medperf_core.plugin.runner import Gpus
 from medperf_core.plugin.settings import SettingField, convert
 from medperf_core.site.atomic import write_atomically
 from medperf_core.site.home import Home, check_name, locked
+from medperf_core.site.keys import check_fingerprint
 from medperf_core.site.options import parse_size
 
 DEFAULT = "default"
+CREDENTIALS = ("file", "keyring")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _HEAD = "# Profiles of medperf. `medperf profile` changes this file; keep secrets out of it.\n"
 _UNKNOWN = re.compile(r"unknown error \((.*)\)", re.DOTALL)
@@ -81,6 +83,11 @@ def _check_server(instance: Any, attribute: attrs.Attribute[Any], value: str) ->
 def _check_allow(instance: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for waiver in value:
         Waiver.parse(waiver)
+
+
+def _check_keys(instance: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for text in value:
+        check_fingerprint(text)
 
 
 def _check_images(instance: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...] | None) -> None:
@@ -150,6 +157,7 @@ class Profile:
         allow: what ``--allow`` takes, for every command.
         required_plugins: plugins that must be loaded, or nothing runs and nothing is sent.
         blocked_plugins: plugins that are not even imported.
+        trusted_keys: fingerprints of the makers whose bundles are loaded, as ``medperf site key`` prints them.
         policy: what may run and be sent.
         proxies: by scheme, without passwords: ``{"https": "http://proxy:3128"}``; empty means the environment's.
         ca_bundle: path of a PEM file; None means the system's authorities.
@@ -158,6 +166,7 @@ class Profile:
         cpus, processes: None for no limit and for the program's default.
         gpus: none, all, a count, or ``device=0,1``.
         loglevel: debug, info, warning or error.
+        credentials: where logins are put: file (readable by their owner only) or keyring (the system's).
         backends: settings of backends, by backend and field.
     """
 
@@ -167,6 +176,7 @@ class Profile:
     allow: tuple[str, ...] = attrs.field(default=(), validator=_check_allow)
     required_plugins: tuple[str, ...] = attrs.field(default=(), validator=_check_words)
     blocked_plugins: tuple[str, ...] = attrs.field(default=(), validator=_check_words)
+    trusted_keys: tuple[str, ...] = attrs.field(default=(), validator=_check_keys)
     policy: PolicyRules = attrs.field(factory=PolicyRules)
     proxies: dict[str, str] = attrs.field(factory=dict, validator=_check_proxies)
     ca_bundle: str | None = None
@@ -177,6 +187,7 @@ class Profile:
     gpus: str | None = attrs.field(default=None, validator=_check_gpus)
     shm_size: str | None = attrs.field(default=None, validator=_check_size)
     loglevel: str = attrs.field(default="info", validator=attrs.validators.in_(LOG_LEVELS))
+    credentials: str = attrs.field(default="file", validator=attrs.validators.in_(CREDENTIALS))
     backends: dict[str, dict[str, Any]] = attrs.field(factory=dict)
 
 
@@ -357,7 +368,7 @@ def _changed(profile: Profile, changes: Mapping[str, Any]) -> Profile:
 
 
 _SCALARS: dict[str, type] = {"cpus": float, "processes": int}
-_LISTS = ("allow", "required_plugins", "blocked_plugins")
+_LISTS = ("allow", "required_plugins", "blocked_plugins", "trusted_keys")
 _MAPS: dict[str, type] = {"proxies": str, "time_limits": float}
 _RULES: dict[str, type] = {"owners": str, "benchmarks": int, "images": str}
 

@@ -473,7 +473,7 @@ class TestSources:
             "[::1]:5000/a",
         ],
     )
-    def test_image_references(self, image: str) -> None:
+    def test_b16_image_references(self, image: str) -> None:
         text = f"docker: {{image: '{image}'}}\ntasks: {{infer: {{}}}}"
         assert read(text).sources == (ImageSource(SourceKind.REGISTRY, image),)
 

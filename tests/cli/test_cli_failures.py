@@ -14,6 +14,8 @@ import pytest
 
 from medperf_core import errors
 from medperf_core.errors import MedperfError
+from medperf_core.site.credentials import CredentialStore
+from medperf_core.site.home import Home
 
 from .conftest import Medperf, Process
 
@@ -97,6 +99,27 @@ def test_debug_shows_the_traceback(environment: dict[str, str]) -> None:
     code, _, err = ended(program("raise errors.ServerError('no')", environment, "--debug"))
     assert code == 9
     assert "Traceback" in err and err.endswith("Error: no\n")
+
+
+@pytest.mark.parametrize("words", [(), ("--debug",)])
+@pytest.mark.parametrize("kind", ["errors.ServerError", "KeyError"])
+def test_a_stored_secret_is_in_no_error_and_no_traceback(
+    environment: dict[str, str], home: Path, kind: str, words: tuple[str, ...]
+) -> None:
+    secret = "correct-horse-battery"
+    CredentialStore(Home.open(home)).put("server", {"token": secret, "username": "jane"})
+    body = f"""
+    with session.opened() as site:
+        token = site.credentials.get("server")["token"]
+        raise {kind}(f"jane sent {{token}} and \x1b[2J; set credentials=file")
+    """
+    code, out, err = ended(program(body, environment, *words))
+    assert code in (9, 70) and out == ""
+    assert secret not in err and "\x1b" not in err
+    assert "jane sent [redacted]" in err and "credentials=file" in err.splitlines()[-1]
+    assert ("Traceback" in err) == bool(words)
+    [log] = (home / "logs").glob("*.log")
+    assert secret not in log.read_text() and "jane sent [redacted]" in log.read_text()
 
 
 def test_an_unexpected_error_is_told_even_where_no_log_can_be_written(

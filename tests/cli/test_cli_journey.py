@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from medperf_core.errors import VerificationError
+
 from .tutorial import SCRIPT, Tutorial
 
 SUBMIT = ("mlcube", "submit", "--name", "my-modelref-cube")
@@ -87,6 +89,23 @@ def test_what_is_shown_is_what_is_sent(tutorial: Tutorial) -> None:
     for key in ("name", "state", "metadata"):
         assert shown[key] == model[key]
     assert shown["container"]["container_config"] == model["container"]["container_config"]
+
+
+def test_a_tampered_audit_log_is_told_and_stops_what_would_be_sent(tutorial: Tutorial) -> None:
+    tutorial.run(*SUBMIT, *tutorial.hosted, "--yes")
+    log = tutorial.folder / "home" / "audit" / "log.jsonl"
+    whole = log.read_text()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) >= 2
+    for changed in (whole.replace("sending", "Sending", 1), "".join(lines[1:]), "".join(lines[:-1])):
+        log.write_text(changed)
+        done = tutorial.run("site", "audit", code=VerificationError.exit_code)
+        assert "audit log" in done.stderr and done.stdout == ""
+        words = ("mlcube", "associate", "--benchmark", "1", "--model_uid", "4", "--yes")
+        assert "audit log" in tutorial.run(*words, code=VerificationError.exit_code).stderr
+        assert tutorial.json("association", "ls") == []
+    log.write_text(whole)
+    assert "The log is whole" in tutorial.run("site", "audit").stderr
 
 
 def test_development_is_not_called_final(tutorial: Tutorial) -> None:
@@ -240,7 +259,7 @@ def test_an_isolation_that_is_not_waived_stops_it(tutorial: Tutorial) -> None:
     assert "cases.csv" in tutorial.run(*words, "--allow", "no-isolation", code=13).stderr
 
 
-def test_control_c_leaves_no_process_and_no_output(tutorial: Tutorial) -> None:
+def test_b10_control_c_leaves_no_process_and_no_output(tutorial: Tutorial) -> None:
     project = tutorial.folder / "medperf_tutorial" / "model_mlp" / "project"
     (project / "main.py").write_text("import time\nprint('working', flush=True)\ntime.sleep(600)\n")
     asked = tutorial.terminal(

@@ -46,7 +46,7 @@ def at_terminal(code: str, environment: Mapping[str, str]) -> Terminal:
         (True, "no\n", False),
     ],
 )
-def test_at_a_terminal_enter_is_the_answer_in_capitals(
+def test_b8_at_a_terminal_enter_is_the_answer_in_capitals(
     environment: dict[str, str], default: bool, typed: str, answer: bool
 ) -> None:
     terminal = at_terminal(ASK % default, environment)
@@ -56,7 +56,7 @@ def test_at_a_terminal_enter_is_the_answer_in_capitals(
     assert f"ANSWER {answer}" in terminal.seen
 
 
-def test_other_words_are_asked_again(environment: dict[str, str]) -> None:
+def test_b8_other_words_are_asked_again(environment: dict[str, str]) -> None:
     terminal = at_terminal(ASK % False, environment)
     terminal.wait_for("[y/N] ")
     for word in ("yn", "yess", "1"):

@@ -188,7 +188,7 @@ def test_uids_and_paths_are_told_apart(probe: click.Group, tmp_path: Path, monke
     assert neither.exit_code == 2 and "neither a server UID" in neither.stderr
 
 
-def test_a_name_of_digits_is_no_uid_by_accident(
+def test_b9_a_name_of_digits_is_no_uid_by_accident(
     probe: click.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

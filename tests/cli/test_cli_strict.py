@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from medperf_core.errors import CheckFailedError, UsageError
+from medperf_core.errors import CheckFailedError
 
 from .tutorial import Tutorial
 
@@ -47,8 +47,3 @@ def test_without_strict_nothing_is_checked(tutorial: Tutorial) -> None:
     done = tutorial.run(*(word for word in STRICT if word != "--strict"))
     assert "not-checked" not in done.stdout
     assert tutorial.json("test", "view")["findings"] == []
-
-
-def test_one_platform_is_no_comparison(tutorial: Tutorial) -> None:
-    done = tutorial.run("test", "run", "-b", "1", "--platforms", "process", code=UsageError.exit_code)
-    assert "two different platforms" in done.stderr

@@ -171,7 +171,7 @@ def test_a_demo_dataset_with_hostile_or_wrong_paths(shared: Tutorial, tmp_path: 
         run_test(site, benchmark=1, demo_dataset_url=str(tmp_path / "demo.tar.gz"))
 
 
-def test_a_failing_task_says_its_code_and_last_lines(shared: Tutorial) -> None:
+def test_b12_a_failing_task_says_its_code_and_last_lines(shared: Tutorial) -> None:
     broken = edit(shared.folder / "model_mlp", lambda text: "import sys\nsys.exit('the weights are missing')\n")
     with shared.site(options=ALLOWED) as site:
         with pytest.raises(ExecutionError) as caught:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from medperf_docker.registry import Reference
 from medperf_examples import wdbc
 from medperf_storage.addresses import AddressRefused, AddressRules, is_local
 
@@ -21,6 +20,7 @@ from medperf_core.errors import TransferError
 from medperf_core.journeys.package import package
 from medperf_core.plugin import Gpus, Storage
 from medperf_core.plugin.digest import public_folder_hash, source_digest, tree_digest
+from medperf_core.plugin.image_reference import Reference
 from medperf_core.plugin.isolation import WAIVERS, Waiver
 from medperf_core.site.archive import unpack
 from medperf_core.site.fetch import Origin, _address, _redacted

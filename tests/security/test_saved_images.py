@@ -10,18 +10,19 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from medperf_docker import archive
+from medperf_docker.archive import nameless
 
 from fuzz.targets.archives import entry, image_archive, tar_of
 from medperf_core.errors import VerificationError
 from medperf_core.plugin import BackendContext
+from medperf_core.plugin.image_archive import read
 
 
 def sent(path: Path) -> dict[str, bytes]:
     """The files that the engine would get, by name."""
     context = BackendContext(cache_dir=path.parent, temp_dir=path.parent)
-    _, found = archive.read(path, context)
-    stream = io.BytesIO(b"".join(archive.nameless(path, found[0], context, "loading")))
+    _, found = read(path, context)
+    stream = io.BytesIO(b"".join(nameless(path, found[0], context, "loading")))
     with tarfile.open(fileobj=stream) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar if member.isreg()}  # type: ignore[union-attr]
 
@@ -126,7 +127,7 @@ def test_a_header_of_any_size_takes_no_memory(tmp_path: Path, kind: bytes) -> No
     tracemalloc.start()
     try:
         with pytest.raises(VerificationError):
-            archive.read(path, context)
+            read(path, context)
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()
@@ -136,7 +137,7 @@ def test_headers_without_end_are_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes((header_of(tarfile.GNUTYPE_LONGNAME, 2) + b"a\0".ljust(512, b"\0")) * 3000)
     with pytest.raises(VerificationError):
-        archive.read(path, BackendContext(cache_dir=tmp_path, temp_dir=tmp_path))
+        read(path, BackendContext(cache_dir=tmp_path, temp_dir=tmp_path))
 
 
 def test_sparse_members_are_refused(tmp_path: Path) -> None:
@@ -147,4 +148,4 @@ def test_sparse_members_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "image.tar"
         path.write_bytes(tar_of([(info, map_of_it)]) + image_archive())
         with pytest.raises(VerificationError):
-            archive.read(path, BackendContext(cache_dir=tmp_path, temp_dir=tmp_path))
+            read(path, BackendContext(cache_dir=tmp_path, temp_dir=tmp_path))

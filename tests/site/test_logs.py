@@ -190,7 +190,7 @@ def test_two_commands_have_two_files_and_two_sites_two_logs(home: Home) -> None:
         assert first.path != second.path
 
 
-def test_a_bundle_holds_logs_and_nothing_else(home: Home, tmp_path: Path) -> None:
+def test_s13_a_bundle_holds_logs_and_nothing_else(home: Home, tmp_path: Path) -> None:
     with CommandLog(home, Redactor()):
         logging.getLogger("x").info("here")
     (home.logs_dir / "tasks").mkdir()

@@ -72,7 +72,7 @@ def test_create_update_activate_delete(store: ProfileStore, home: Home) -> None:
     assert stat.S_IMODE(home.config_file.stat().st_mode) == 0o600
 
 
-def test_reading_leaves_the_file_byte_for_byte(store: ProfileStore, home: Home) -> None:
+def test_b19_reading_leaves_the_file_byte_for_byte(store: ProfileStore, home: Home) -> None:
     home.config_file.write_text("# mine\nprofiles: {x: {platform: process}, empty: }\nactive: x\n")
     before = home.config_file.read_bytes()
     assert store.get().platform == "process"
@@ -265,7 +265,7 @@ def test_fields_that_do_not_exist_or_fit_are_refused(store: ProfileStore) -> Non
     assert store.names() == ("default",)
 
 
-def test_two_processes_that_change_profiles_lose_nothing(home: Home) -> None:
+def test_b19_two_processes_that_change_profiles_lose_nothing(home: Home) -> None:
     code = (
         "import sys; from pathlib import Path; from medperf_core.site.home import Home\n"
         "from medperf_core.site.profiles import ProfileStore\n"

@@ -98,6 +98,6 @@ def test_a_record_under_another_name_is_damaged(records: Records) -> None:
 
 
 @pytest.mark.parametrize("uid", ["../../x", "", "A" * 16, "a" * 17])
-def test_a_uid_never_becomes_a_path(records: Records, uid: str) -> None:
+def test_s15_a_uid_never_becomes_a_path(records: Records, uid: str) -> None:
     with pytest.raises(InvalidEntityError):
         records.save(report(uid))

@@ -48,12 +48,15 @@ def status(session: Session, /, output: Format) -> None:
     with session.opened() as site:
         who = account.status(site)
         where = {"profile": site.profile_name, "server": site.profile.server}
+        kept = account.where(site)
     if output is not Format.TABLE:
         user = to_data(who) if who else None
-        print_data({"logged_in": who is not None, **where, "user": user}, output)
+        print_data({"logged_in": who is not None, **where, "user": user, "login": kept}, output)
     elif who is None:
         click.echo(f"Nobody is logged in at {where['server']} (profile {where['profile']}).")
+        note(printable(f"A login was looked for {kept}."))
         next_step("medperf auth login")
     else:
         mail = f" ({who.email})" if who.email else ""
         click.echo(printable(f"Logged in at {where['server']} as {who.username}{mail} (profile {where['profile']})."))
+        note(printable(f"The login is kept {kept}."))

@@ -31,11 +31,13 @@ TEXTS = {
     "processes": "Number of processes that a task may have.",
     "ca_bundle": "PEM file of the certificate authorities to trust.",
     "loglevel": "debug, info, warning or error.",
+    "credentials": "Where logins are put: file, or keyring for the system's.",
 }
 LISTS = {
     "allow": "A guarantee to waive for every command (repeatable).",
     "required_plugins": "A plugin without which nothing runs and nothing is sent (repeatable).",
     "blocked_plugins": "A plugin that is not even imported (repeatable).",
+    "trusted_keys": "Fingerprint of a maker whose bundles are loaded (repeatable).",
 }
 OFFERED = {"platform": complete.platforms, "executor": complete.executors}
 BACKENDS: dict[str, type[RunnerPlugin | ExecutorPlugin]] = {"platform": RunnerPlugin, "executor": ExecutorPlugin}

@@ -85,7 +85,7 @@ def test_a_refused_model_leaves_no_container(store, people, make):
     assert [each.name for each in store.list(people["mo"], Container)] == ["m"]
 
 
-def test_lists_are_in_order_and_filtered(filled, people):
+def test_b11_lists_are_in_order_and_filtered(filled, people):
     mo = people["mo"]
     assert [each.uid for each in filled.list(mo, Container)] == [1, 2, 3, 4]
     assert [each.uid for each in filled.list(mo, Container, mine=True)] == [4]
