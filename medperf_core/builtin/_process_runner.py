@@ -32,6 +32,7 @@ from medperf_core.plugin import (
     TaskRequest,
 )
 from medperf_core.plugin.digest import IGNORED_IN_SOURCES, source_digest, tree_digest, tree_entries
+from medperf_core.plugin.kept import keeping, note_use
 from medperf_core.plugin.processes import new_marker
 from medperf_core.plugin.supervise import end_orphans, supervise
 from medperf_core.plugin.tasklog import TaskLogWriter
@@ -51,13 +52,14 @@ class ProcessRunner(Runner):
         return f"process on {platform.system()} {platform.release()}"
 
     def capabilities(self) -> Capabilities:
-        """No guarantee at all; memory, processes and time are watched."""
+        """No guarantee at all; memory, processes, processors and time are watched."""
         return Capabilities(
             engine=self._engine,
             guarantees=frozenset(),
             limits={
                 Limit.MEMORY: Enforcement.POLLED,
                 Limit.PROCESSES: Enforcement.POLLED,
+                Limit.CPU: Enforcement.POLLED,
                 Limit.TIME: Enforcement.POLLED,
             },
             gpus=True,
@@ -91,13 +93,11 @@ class ProcessRunner(Runner):
                     f"{comparable[0]}, found {found}. Nothing of it was run or kept."
                 )
             place = store / found.digest.removeprefix("sha256:")
-            if not (place.exists() and tree_digest(place) == found.digest):
-                shutil.rmtree(place, ignore_errors=True)
-                try:
+            with keeping(store):
+                if not (place.exists() and tree_digest(place) == found.digest):
+                    shutil.rmtree(place, ignore_errors=True)
                     staged.rename(place)
-                except OSError:  # another client was faster with the same tree
-                    if not place.is_dir():
-                        raise
+                note_use(place)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return PreparedImage(str(place), (found,), source)
@@ -120,7 +120,13 @@ class ProcessRunner(Runner):
 
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
         """Run one task; see ``Runner.run``."""
+        self._context.cancel.raise_if_cancelled()
         command = self.command_line(prepared, request)
+        if not Path(prepared.reference).is_dir():
+            raise ExecutionError(
+                f"The copy {prepared.reference} of the source tree is not there.",
+                hint="Run the command again; it takes a new copy.",
+            )
         # without exceptions: the copy has no file that a source tree's identity leaves out
         found = tree_digest(Path(prepared.reference))
         if found not in {identity.digest for identity in prepared.identities}:
@@ -143,6 +149,7 @@ class ProcessRunner(Runner):
                     time_limit=request.time_limit,
                     memory=request.resources.memory,
                     processes=request.resources.processes,
+                    cpus=request.resources.cpus,
                 )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -201,6 +208,7 @@ def _limits(request: TaskRequest) -> dict[str, str]:
     values = {
         Limit.MEMORY: request.resources.memory,
         Limit.PROCESSES: request.resources.processes,
+        Limit.CPU: request.resources.cpus,
         Limit.TIME: request.time_limit,
     }
     return {limit.value: f"{Enforcement.POLLED.value} {value}" for limit, value in values.items() if value is not None}

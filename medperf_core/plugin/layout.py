@@ -7,6 +7,8 @@ fixes each path itself.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -67,3 +69,20 @@ def container_layout(task: TaskSpec, mounts: tuple[Mount, ...]) -> Layout:
         return Layout(tuple(binds), task.entrypoint, task.command)
     name = () if task.entrypoint else (task.name,)
     return Layout(tuple(binds), task.entrypoint[:1], (*task.entrypoint[1:], *name, *arguments))
+
+
+def nested(bind: Bind, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Bind]:
+    """File systems that are mounted below a bind's path, as binds of their own.
+
+    Engines leave such a mount writable inside a read-only one unless it is mounted read-only by itself.
+    """
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return
+    root = str(bind.host.resolve())
+    for line in lines:
+        place = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4])
+        if place.startswith(root.rstrip("/") + "/"):
+            place = place.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+            yield Bind(Path(place), bind.target.rstrip("/") + place.removeprefix(root.rstrip("/")), bind.writable)

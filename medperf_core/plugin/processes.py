@@ -46,14 +46,17 @@ def is_orphan(marker: str) -> bool:
 
 def marked() -> Iterator[tuple[int, str]]:
     """Process ids and markers of all tasks' processes that this user may look at."""
-    needle = f"{MARKER}=".encode()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
-        for variable in variables:
-            if variable.startswith(needle):
-                yield int(entry.name), variable.removeprefix(needle).decode("utf-8", "replace")
+        if entry.name.isdigit() and (marker := marker_of(int(entry.name))) is not None:
+            yield int(entry.name), marker
+
+
+def marker_of(pid: int) -> str | None:
+    """The marker of a process; None if it has none, has ended, or belongs to somebody else."""
+    needle = f"{MARKER}=".encode()
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    found = next((variable for variable in variables if variable.startswith(needle)), None)
+    return None if found is None else found.removeprefix(needle).decode("utf-8", "replace")

@@ -8,17 +8,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
 from medperf_core.errors import CancelledError, ExecutionError
 from medperf_core.plugin.context import CancelToken
-from medperf_core.plugin.processes import MARKER, is_orphan, marked
+from medperf_core.plugin.isolation import Limit
+from medperf_core.plugin.processes import MARKER, is_orphan, marked, marker_of, start_time
 from medperf_core.plugin.tasklog import TaskLogWriter
+from medperf_core.plugin.watchdog import Watchdog
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
+END_SECONDS = 0.005
+"""Between two looks at what is ending; it is about the time that a process takes to be taken down."""
 
 
 @attrs.frozen
@@ -44,6 +49,7 @@ def supervise(
     time_limit: float | None = None,
     memory: int | None = None,
     processes: int | None = None,
+    cpus: float | None = None,
 ) -> Supervised:
     """Run ``command`` to its end, without standard input; nothing of it is left when this returns or raises.
 
@@ -55,6 +61,7 @@ def supervise(
         time_limit: seconds in total.
         memory: bytes of resident memory of all its processes together, polled.
         processes: number of its processes, polled.
+        cpus: processors that they use on average; held by stopping them now and then.
 
     Raises:
         ExecutionError: it could not be started.
@@ -75,32 +82,42 @@ def supervise(
         raise ExecutionError(f"The program {command[0]} could not be started in {cwd}: {error.strerror}.") from error
     reader = threading.Thread(target=_pump, args=(process, log), daemon=True)
     reader.start()
-    timed_out = out_of_memory = too_many_processes = False
-    peak = 0
+    timed_out = False
+    broken: Limit | None = None
+    begun = start_time(process.pid)
+    watchdog = Watchdog(
+        lambda: group_members(process.pid, marker, begun), memory=memory, processes=processes, cpus=cpus
+    )
     try:
-        while process.poll() is None:
-            if cancel.wait(POLL_SECONDS):
+        while process.poll() is None and not timed_out and broken is None:
+            _pause(process, reader)
+            if cancel.cancelled:
                 raise CancelledError(f"The task's program {command[0]} was stopped.")
-            members = group_members(process.pid, marker)
-            used = sum(_resident(pid) for pid in members)
-            peak = max(peak, used)
-            timed_out = time_limit is not None and time.monotonic() - started > time_limit
-            out_of_memory = memory is not None and used > memory
-            too_many_processes = processes is not None and len(members) > processes
-            if timed_out or out_of_memory or too_many_processes:
+            if process.poll() is not None:
                 break
+            broken = watchdog.check()
+            timed_out = time_limit is not None and time.monotonic() - started > time_limit
     finally:
-        _end(process, marker)
+        watchdog.release()
+        _end(process, marker, begun)
         reader.join(GRACE_SECONDS)
     code = process.returncode
     return Supervised(
         exit_code=code if code >= 0 else 128 - code,
         seconds=time.monotonic() - started,
         timed_out=timed_out,
-        out_of_memory=out_of_memory,
-        too_many_processes=too_many_processes,
-        peak_memory=peak or None,
+        out_of_memory=broken is Limit.MEMORY,
+        too_many_processes=broken is Limit.PROCESSES,
+        peak_memory=watchdog.peak_memory,
     )
+
+
+def _pause(process: subprocess.Popen[bytes], reader: threading.Thread) -> None:
+    """Wait a moment, or less: for the end of the output, which nearly always comes with the program's own end."""
+    reader.join(POLL_SECONDS)
+    if not reader.is_alive():
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
 
 
 def _pump(process: subprocess.Popen[bytes], log: TaskLogWriter) -> None:
@@ -108,15 +125,34 @@ def _pump(process: subprocess.Popen[bytes], log: TaskLogWriter) -> None:
         log.feed(data)
 
 
-def group_members(group: int, marker: str) -> set[int]:
-    """Process ids of the task: those of its process group, and those that carry its marker."""
-    found = {pid for pid, mark in marked() if mark == marker}
-    for entry in Path("/proc").iterdir():
+def group_members(group: int, marker: str, begun: int = -1) -> set[int]:
+    """Process ids of the task: of its process group and session, those that carry its marker, and all descendants.
+
+    Args:
+        group: process id of its first process.
+        begun: when that started, as ``processes.start_time`` tells it; -1 if nobody knows.
+    """
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
         try:
-            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group:
-                found.add(int(entry.name))
-        except OSError:
+            with Path(entry.path, "stat").open("rb", buffering=0) as stream:
+                fields = stream.read(4096).rpartition(b")")[2].split()
+            parent, its_group, session, started = (int(fields[index]) for index in (1, 2, 3, 19))
+        except (OSError, IndexError, ValueError):
             continue  # it ended meanwhile
+        children.setdefault(parent, []).append(pid)
+        # what is older than the task is none of it, and need not be read further
+        if group in (its_group, session) or (started >= begun and marker_of(pid) == marker):
+            found.add(pid)
+    waiting = [group]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found.update(below)
+        waiting += below
     return found
 
 
@@ -131,28 +167,19 @@ def end_orphans() -> int:
     return len(left)
 
 
-def _resident(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _end(process: subprocess.Popen[bytes], marker: str) -> None:
+def _end(process: subprocess.Popen[bytes], marker: str, begun: int) -> None:
     """Stop whatever is left of the task: politely first, then for good, until nothing is found any more."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            process.poll()
-            left = [pid for pid in group_members(process.pid, marker) if _alive(pid)]
-            if not left:
-                break
-            for pid in left:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.02)
+    killing = time.monotonic() + GRACE_SECONDS
+    giving_up = killing + GRACE_SECONDS
+    while (now := time.monotonic()) < giving_up:
+        process.poll()
+        left = [pid for pid in group_members(process.pid, marker, begun) if _alive(pid)]
+        if not left:
+            break
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if now < killing else signal.SIGKILL)
+        time.sleep(END_SECONDS)
     process.wait()
 
 

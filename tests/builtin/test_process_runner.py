@@ -17,7 +17,17 @@ from medperf_core.builtin._process_runner import ProcessRunner
 from medperf_core.entities import CommandStyle, IdentityKind, ImageIdentity, ImageSource, SourceKind, TaskSpec
 from medperf_core.entities.roles import VolumeKind
 from medperf_core.errors import CancelledError, ExecutionError, InvalidEntityError, VerificationError
-from medperf_core.plugin import BackendContext, Gpus, Mount, PreparedImage, Resources, TaskLog, TaskRequest
+from medperf_core.plugin import (
+    BackendContext,
+    Enforcement,
+    Gpus,
+    Limit,
+    Mount,
+    PreparedImage,
+    Resources,
+    TaskLog,
+    TaskRequest,
+)
 from medperf_core.plugin.digest import source_digest
 
 
@@ -122,6 +132,18 @@ def test_memory_beyond_the_limit_ends_it(context: BackendContext, tree: ImageSou
     assert outcome.out_of_memory
     assert outcome.peak_memory is not None and outcome.peak_memory > 100 << 20
     assert outcome.seconds < 10
+
+
+def test_processors_beyond_the_limit_slow_it_but_end_nothing(
+    context: BackendContext, tree: ImageSource, tmp_path: Path
+) -> None:
+    runner, image = prepared(context, tree)
+    assert runner.capabilities().limits[Limit.CPU] is Enforcement.POLLED
+    code = "import time\nwhile time.process_time() < 1: pass\nprint('done')"
+    outcome = runner.run(image, request(tmp_path, code, resources=Resources(cpus=0.5)))
+    assert (outcome.exit_code, outcome.tail) == (0, ("done",))
+    assert outcome.limits["cpu"] == "polled 0.5"
+    assert outcome.seconds > 1.2
 
 
 SPAWNER = """

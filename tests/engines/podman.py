@@ -35,7 +35,7 @@ class Podman(Engine):
 
     name = "podman"
     title = "Podman's Docker interface"
-    programs = (
+    programs: tuple[tuple[str, str], ...] = (
         ("podman", "podman"),
         ("crun", "crun"),
         ("conmon", "conmon"),

@@ -36,17 +36,34 @@ def ensure_user() -> None:
         except KeyError:
             run([need("useradd"), "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", USER])
         for table in TABLES:
-            _give_ids(table)
+            _give_ids(table, USER)
 
 
-def _give_ids(table: Path) -> None:
+def give_ids(user: str) -> None:
+    """Give an account subordinate ids that nobody else has, unless it has some."""
+    with _making:
+        for table in TABLES:
+            _give_ids(table, user)
+
+
+def has_ids(user: str) -> bool:
+    """Whether an account has subordinate user and group ids."""
+    return all(_listed(table, user) for table in TABLES)
+
+
+def _listed(table: Path, user: str) -> bool:
     text = table.read_text() if table.exists() else ""
-    if re.search(rf"^(?:{USER}|{pwd.getpwnam(USER).pw_uid}):", text, re.MULTILINE):
+    return re.search(rf"^(?:{user}|{pwd.getpwnam(user).pw_uid}):", text, re.MULTILINE) is not None
+
+
+def _give_ids(table: Path, user: str) -> None:
+    if _listed(table, user):
         return
+    text = table.read_text() if table.exists() else ""
     ends = [int(start) + int(count) for start, count in re.findall(r":([0-9]+):([0-9]+)$", text, re.MULTILINE)]
     if text and not text.endswith("\n"):
         text += "\n"
-    table.write_text(f"{text}{USER}:{max([FIRST, *ends])}:{COUNT}\n")
+    table.write_text(f"{text}{user}:{max([FIRST, *ends])}:{COUNT}\n")
 
 
 def own_folder(path: Path) -> None:

@@ -289,7 +289,7 @@ def test_a_member_that_is_there_twice(site: Any, saved: Saved) -> None:
         site.runner().prepare(saved.source)
 
 
-def test_a_missing_archive(site: Any, tmp_path: Path) -> None:
+def test_b17_a_missing_archive(site: Any, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"gone\.tar"):
         site.runner().prepare(ImageSource(SourceKind.ARCHIVE, str(tmp_path / "gone.tar")))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medperf_docker.execute import GRACE_SECONDS
+from medperf_docker.watch import GRACE_SECONDS
 
 from medperf_core.errors import ExecutionError
 from medperf_core.journeys.tasks import check_outputs

@@ -7,13 +7,15 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from medperf_docker import build, images
-from medperf_docker.account import Account, account, parse
+from medperf_docker.account import Account, account
 from medperf_docker.connect import Connection, Endpoint, engine_error
-from medperf_docker.container import Container, command_line, describe, device_requests, nested
+from medperf_docker.container import Container, Watched, command_line, describe, device_requests
 from medperf_docker.daemon import Daemon, capabilities, read
 from medperf_docker.plugin import DockerSettings
+from medperf_docker.processes import SPARE
 
 from medperf_core.entities import (
     CommandStyle,
@@ -27,7 +29,9 @@ from medperf_core.entities import (
 )
 from medperf_core.errors import ConfigurationError, ExecutionError
 from medperf_core.plugin import BackendContext, Enforcement, Gpus, Guarantee, Limit, Mount, Resources, TaskRequest
-from medperf_core.plugin.layout import Bind
+from medperf_core.plugin.handover import parse_account
+from medperf_core.plugin.identities import agrees
+from medperf_core.plugin.layout import Bind, nested
 
 INFO: dict[str, Any] = {
     "ID": "X",
@@ -143,16 +147,44 @@ def test_limits_that_the_daemon_cannot_hold_are_neither_promised_nor_asked() -> 
     assert container(found=found).ulimits == container(processes=3).ulimits == {"core": 0}
 
 
+def test_limits_that_the_daemon_cannot_hold_are_watched_on_this_machine() -> None:
+    found = attrs.evolve(daemon(MemoryLimit=False, PidsLimit=False, CpuCfsQuota=False, MemTotal=1 << 30), here=True)
+    promised = capabilities(found, UNIX.address, root_inside=False)
+    assert {promised.limits[limit] for limit in set(Limit) - {Limit.DISK}} == {Enforcement.POLLED}
+    assert any("watched" in note for note in promised.notes)
+    plan = container(found=found, memory=1 << 20, processes=3, cpus=1)
+    assert (plan.memory, plan.processes, plan.cpus) == (None, None, None)
+    assert plan.watched == Watched(1 << 20, 3, 1)
+    assert plan.ulimits["nproc"] >= 2 * 3 + SPARE  # only so that the watchdog is not too slow
+    assert container(found=found).watched == Watched(int((1 << 30) * 0.9))
+    partly = attrs.evolve(daemon(CpuCfsQuota=False), here=True)
+    assert container(found=partly, memory=1 << 20, processes=3, cpus=1).watched == Watched(cpus=1)
+    assert not container(found=attrs.evolve(daemon(), here=True), memory=1 << 20, processes=3, cpus=1).watched
+
+
+def test_rootless_podman_sets_no_resource_limits_so_it_is_watched_or_promises_none() -> None:
+    version = {**VERSION, "Components": [{"Name": "Podman Engine"}]}
+    found = read(INFO, version, {"security": {"rootless": True}, "cgroupControllers": []})
+    limits = capabilities(found, UNIX.address, root_inside=False).limits
+    assert limits[Limit.PROCESSES] is Enforcement.NONE
+    assert container(found=found, processes=3).ulimits == {}
+    here = attrs.evolve(found, here=True)
+    assert capabilities(here, UNIX.address, root_inside=False).limits[Limit.PROCESSES] is Enforcement.POLLED
+    assert container(found=here, processes=3).watched.processes == 3
+
+
 def test_podman_tells_in_its_own_words_that_it_is_rootless_and_without_control_groups() -> None:
     version = {**VERSION, "Components": [{"Name": "Podman Engine"}]}
     own = {"security": {"rootless": True}, "cgroupControllers": ["cpu", "memory"]}
     found = read(INFO, version, own)
+    assert found.ulimits is False
     assert found.podman and found.rootless
     assert found.limits == {Limit.TIME, Limit.CPU, Limit.MEMORY}
     assert not read(INFO, version).rootless
     assert read(INFO, version).limits == set(Limit) - {Limit.DISK}
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    assert most == resource.RLIM_INFINITY or container(found=found).ulimits["nofile"] <= most
+    rootful = container(found=read(INFO, version))
+    assert most == resource.RLIM_INFINITY or rootful.ulimits["nofile"] <= most
 
 
 def test_cpus_are_at_most_those_there_are() -> None:
@@ -178,12 +210,12 @@ def test_comparing() -> None:
 
     config, manifest = IdentityKind.CONFIG, IdentityKind.MANIFEST
     known = [identity(config, "1"), identity(manifest, "2"), identity(manifest, "3")]
-    assert images.agrees([identity(config, "1")], known)
-    assert images.agrees([identity(config, "1"), identity(manifest, "3"), identity(manifest, "9")], known)
-    assert images.agrees([identity(config, "1"), identity(IdentityKind.SIF, "9")], known)
-    assert not images.agrees([identity(config, "1"), identity(manifest, "9")], known)
-    assert not images.agrees([identity(config, "2")], known)
-    assert not images.agrees([identity(IdentityKind.SIF, "1")], known)
+    assert agrees([identity(config, "1")], known)
+    assert agrees([identity(config, "1"), identity(manifest, "3"), identity(manifest, "9")], known)
+    assert agrees([identity(config, "1"), identity(IdentityKind.SIF, "9")], known)
+    assert not agrees([identity(config, "1"), identity(manifest, "9")], known)
+    assert not agrees([identity(config, "2")], known)
+    assert not agrees([identity(IdentityKind.SIF, "1")], known)
 
 
 def test_accounts() -> None:
@@ -195,10 +227,10 @@ def test_accounts() -> None:
     expected = Account("7:8", 7, 8) if own[0] == 0 else Account(f"{own[0]}:{own[1]}", *own)
     assert account(daemon(), UNIX, "7:8") == expected
     assert account(daemon(SecurityOptions=["name=userns"]), UNIX, "7:8").userns == "host"
-    assert parse("5") == (5, 5)
+    assert parse_account("5") == (5, 5)
     for text in ("nobody", "5:", "-1", "5:x", ""):
         with pytest.raises(ConfigurationError):
-            parse(text)
+            parse_account(text)
 
 
 def test_mounts_below_are_found_by_their_real_names(tmp_path: Path) -> None:

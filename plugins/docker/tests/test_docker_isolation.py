@@ -16,7 +16,7 @@ def lines(site: Any, script: str, *mounts: Any, **changes: Any) -> list[str]:
     return list(outcome.tail)
 
 
-def test_only_loopback_inside(site: Any) -> None:
+def test_s8_only_loopback_inside(site: Any) -> None:
     assert lines(site, "sed -n 's/:.*//p' /proc/net/dev | tr -d ' '") == ["lo"]
 
 
@@ -43,7 +43,7 @@ def test_a_listener_on_this_machine_is_out_of_reach(site: Any) -> None:
     assert not met.is_set()
 
 
-def test_process_has_no_privileges(site: Any) -> None:
+def test_s5_process_has_no_privileges(site: Any) -> None:
     seen = lines(site, "grep -E 'Cap|NoNew|Seccomp|id:' /proc/self/status")
     status = dict(line.split(":\t", 1) for line in seen)
     assert {status[f"Cap{name}"].strip() for name in ("Eff", "Prm", "Inh", "Bnd", "Amb")} == {"0000000000000000"}

@@ -1,16 +1,19 @@
-"""A client that is killed leaves a container; the next one finds and removes it, and no other's."""
+"""A client that is killed leaves a container or an image; the next one finds and removes it, and no other's."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from medperf_docker.plugin import DockerSettings
 from medperf_docker.runner import DockerRunner
 
 from medperf_core.entities import ImageSource, SourceKind
+from medperf_core.errors import MedperfError
 from medperf_core.plugin import BackendContext
 
 CLIENT = """
@@ -51,3 +54,52 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(
     assert containers() == [running]
     next_run()
     assert containers() == []
+
+
+LOADING = """
+import sys, time
+from pathlib import Path
+from medperf_core.entities import *
+from medperf_core.plugin import *
+from medperf_docker import images
+from medperf_docker.plugin import DockerSettings, make
+home = Path(sys.argv[1])
+images.keep = lambda client, image: (print("loaded", image["Id"], flush=True), time.sleep(300))
+runner = make(DockerSettings(host=sys.argv[3]), BackendContext(cache_dir=home, temp_dir=home))
+runner.prepare(ImageSource("archive", sys.argv[2]))
+"""
+
+
+def test_an_image_that_a_killed_run_had_loaded_is_removed(
+    client: Any, docker_host: str, make_image: Callable[..., str], tmp_path: Path
+) -> None:
+    name, archive = make_image(), tmp_path / "image.tar"
+    archive.write_bytes(b"".join(client.get_image(name)))
+    identifier = client.inspect_image(name)["Id"]
+    client.remove_image(identifier, force=True)
+
+    def images() -> list[str]:
+        return [item["Id"] for item in client.images() if item["Id"] == identifier]
+
+    def next_run() -> DockerRunner:
+        runner = DockerRunner(DockerSettings(host=docker_host), BackendContext(tmp_path / "cache", tmp_path / "temp"))
+        with pytest.raises(MedperfError):
+            runner.prepare(ImageSource(SourceKind.ARCHIVE, str(tmp_path / "none.tar")))
+        return runner
+
+    words = [sys.executable, "-c", LOADING, str(tmp_path), str(archive), docker_host]
+    program = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline().split() == ["loaded", identifier]
+    next_run()
+    assert images() == [identifier], "the image of a program that still runs was removed"
+    program.kill()
+    program.wait()
+    runner = next_run()
+    assert images() == []
+    prepared = runner.prepare(ImageSource(SourceKind.ARCHIVE, str(archive)))
+    assert (images(), prepared.reference) == ([identifier], identifier)
+    [found] = [item for item in client.images() if item["Id"] == identifier]
+    assert [tag.rpartition(":")[0] for tag in found["RepoTags"]] == ["localhost/medperf"]
+    assert "build-" not in found["RepoTags"][0], "a finished image would be removed as a leftover"
+    client.remove_image(identifier, force=True)

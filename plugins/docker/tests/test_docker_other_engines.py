@@ -20,7 +20,7 @@ import pytest
 from docker import APIClient
 
 from medperf_core.entities.image import ImageSource, SourceKind
-from medperf_core.errors import CancelledError
+from medperf_core.errors import CancelledError, ExecutionError
 from medperf_core.plugin import Condition, Enforcement, Guarantee, Limit, Resources, TaskLog
 from tests.engines import require
 
@@ -28,8 +28,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 ENGINES = {
     "docker-rootless": "MEDPERF_TEST_DOCKER_ROOTLESS",
     "podman": "MEDPERF_TEST_PODMAN",
+    "podman-rootless": "MEDPERF_TEST_PODMAN_ROOTLESS",
 }
 STATUS = "grep -E 'Cap|NoNew|Seccomp' /proc/self/status; sed -n 's/:.*//p' /proc/net/dev"
+
+MEMORY = Resources(memory=64 << 20)
+# The 14th word is what it used of a processor, in hundredths of a second.
+BUSY = (
+    "i=0; while read -r words </proc/self/stat; set -- $words; [ ${14} -lt 50 ]; do"
+    " i=0; while [ $i -lt 999 ]; do i=$((i+1)); done; done; echo done"
+)
 
 
 @pytest.fixture(scope="module", params=list(ENGINES))
@@ -125,7 +133,7 @@ def test_what_a_task_of_that_account_is_and_can_reach(owner: Owner, kind: str) -
         users = {line.split()[1] for line in seen if line.startswith("Uid:")}
         assert users == {expected}
 
-    expected = {"docker-rootless": "0", "podman": "65534"}[kind]
+    expected = {"docker-rootless": "0", "podman": "65534", "podman-rootless": str(owner.account.pw_uid)}[kind]
     owner.does(work)
 
 
@@ -151,20 +159,44 @@ def test_its_inputs_cannot_be_written_and_its_outputs_are_its_own(owner: Owner) 
     owner.does(work)
 
 
-def test_its_limits(owner: Owner) -> None:
+def test_its_limits(owner: Owner, kind: str) -> None:
     def work(site: Any, tasks: Tasks) -> None:
         found = tasks.runner.capabilities()
         assert set(Guarantee) == found.guarantees
-        assert found.limits[Limit.PROCESSES] is not Enforcement.NONE
+        by = Enforcement.ENGINE if kind == "podman" else Enforcement.POLLED
+        assert {found.limits[limit] for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU)} == {by}
         assert (Condition.USER in found.conditions) == (os.geteuid() == 0)
         outcome = tasks.run("trap '' TERM; sleep 60", time_limit=1)
         assert outcome.timed_out and outcome.seconds < 8
-        if found.limits[Limit.PROCESSES] is Enforcement.POLLED:
-            script = "n=0; for i in $(seq 300); do sleep 20 & done 2>/tmp/err; jobs | wc -l"
-            outcome = tasks.run(script, resources=Resources(processes=250), time_limit=60)
-            assert outcome.exit_code != 0 or int(outcome.tail[-1]) < 250
-            assert outcome.limits["processes"].startswith("polled 250 ")
+        script = "for i in $(seq 100); do sleep 20 & done 2>/tmp/err; jobs | wc -l; sleep 20; echo end"
+        outcome = tasks.run(script, resources=Resources(processes=50), time_limit=60)
+        assert outcome.exit_code != 0 and "end" not in outcome.tail and not outcome.timed_out
+        assert outcome.limits["processes"] == f"{by} 50"
+        assert outcome.too_many_processes == (kind != "podman")
+        outcome = tasks.run("echo kept; x=$(head -c 99000000 /dev/zero | tr '\\0' x); sleep 60", resources=MEMORY)
+        assert outcome.out_of_memory and not outcome.too_many_processes
+        assert (outcome.exit_code, outcome.tail) == (137, ("kept",))
+        assert outcome.limits["memory"] == f"{by} 0.0625 GiB"
+        outcome = tasks.run(BUSY, resources=Resources(cpus=0.25), time_limit=120)
+        assert (outcome.exit_code, outcome.tail[-1], outcome.limits["cpu"]) == (0, "done", f"{by} 0.25")
+        assert outcome.seconds > 1  # of half a second of work, two
 
+    owner.does(work)
+
+
+def test_a_task_whose_processes_cannot_be_found_is_ended_not_left_unwatched(
+    owner: Owner, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(site: Any, tasks: Tasks) -> None:
+        if kind == "podman":  # it holds all limits itself
+            assert tasks.run("echo done").tail == ("done",)
+        else:
+            with pytest.raises(ExecutionError, match="were not found on this machine"):
+                tasks.run("sleep 60")
+        assert site.containers() == []
+
+    monkeypatch.setattr("medperf_docker.watch.first_process", lambda container, told: None)
+    monkeypatch.setattr("medperf_docker.watch.FIND_SECONDS", 0.5)
     owner.does(work)
 
 

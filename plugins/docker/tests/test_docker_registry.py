@@ -226,7 +226,7 @@ def test_references_that_are_none(site: Any, text: str) -> None:
 
 
 def test_references_in_parts() -> None:
-    from medperf_docker.registry import Reference
+    from medperf_core.plugin.image_reference import Reference
 
     assert Reference.parse("host:5000/a/b") == Reference("host:5000/a/b", "latest", None)
     assert Reference.parse("localhost/a:v1") == Reference("localhost/a", "v1", None)

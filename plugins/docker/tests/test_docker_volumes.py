@@ -66,7 +66,7 @@ def test_strange_paths(site: Any, name: str) -> None:
     assert "Read-only" in outcome.tail[-1]
 
 
-def test_a_mount_path_is_never_more_than_a_path(site: Any) -> None:
+def test_s3_a_mount_path_is_never_more_than_a_path(site: Any) -> None:
     data = site.path("in")
     place = "/data:rw,/etc:/hostetc"
     outcome = site.run("ls -d /data*; ls /hostetc", site.folder_mount("data", data), places={"data": place})

@@ -9,20 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource
-from medperf_core.errors import ConfigurationError, ExecutionError, InvalidEntityError, NotFoundError
+from medperf_core.errors import ExecutionError
 from medperf_core.plugin import BackendContext, PreparedImage, StepFinished, StepStarted
-from medperf_core.plugin.digest import IGNORED_IN_SOURCES, source_digest, tree_entries
+from medperf_core.plugin.build_context import build_arguments, build_file, private_copy
+from medperf_core.plugin.digest import source_digest
+from medperf_core.plugin.dockerfile import instructions, substitute
+from medperf_core.plugin.identities import incomparable, require
+from medperf_core.plugin.image_reference import Reference
 from medperf_core.plugin.processes import new_marker
 from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_docker import images, registry
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from medperf_docker.plugin import DockerSettings
 
 LABEL = "medperf.source"
-BUILDING = "build-"
-"""Begins the tag of an image that is being built; the marker of the program that builds it follows."""
 OWN_NAMES = "localhost/"
 """Begins names that no registry serves: an image is given the name of its manifest only if it is such a one."""
 
@@ -64,12 +62,12 @@ def prepare(
         )
     wanted = [identity for identity in expected if identity.kind is IdentityKind.SOURCE]
     if expected and not wanted:
-        raise images.incomparable(source, expected, (IdentityKind.SOURCE,))
-    args = arguments(settings.build_args)
+        raise incomparable(source, expected, (IdentityKind.SOURCE,))
+    args = build_arguments(settings.build_args)
     with private_copy(Path(source.location), context) as copy:
         identity = ImageIdentity(IdentityKind.SOURCE, source_digest(copy))
-        images.require(source, wanted, (identity,))
-        dockerfile = _dockerfile(copy, source.dockerfile)
+        require(source, wanted, (identity,))
+        dockerfile = build_file(copy, source.dockerfile)
         bases = tuple(base_images((copy / dockerfile).read_text(errors="replace"), args))
         plan = _Build(dockerfile, args, settings.build_network, bases, identity)
         record = _record(context, daemon, plan)
@@ -97,54 +95,6 @@ class _Build:
     source: ImageIdentity
 
 
-def arguments(words: Sequence[str]) -> dict[str, str]:
-    """Build arguments of the settings by name.
-
-    Raises:
-        ConfigurationError: one is not of the form NAME=VALUE.
-    """
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise ConfigurationError(f"The build argument {word!r} is not of the form NAME=VALUE.")
-        found[name] = value
-    return found
-
-
-@contextmanager
-def private_copy(root: Path, context: BackendContext) -> Iterator[Path]:
-    """A copy of a source tree that nobody else can change; removed afterwards."""
-    if not root.is_dir():
-        raise NotFoundError(f"The source tree {root} does not exist.")
-    context.temp_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="docker-build-", dir=context.temp_dir) as folder:
-        copy = Path(folder, "tree")
-        copy.mkdir()
-        for entry in tree_entries(root, IGNORED_IN_SOURCES):
-            context.cancel.raise_if_cancelled()
-            target = copy / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if entry.link is not None:
-                target.symlink_to(entry.link)
-            else:
-                shutil.copyfile(entry.absolute, target, follow_symlinks=False)
-                target.chmod(0o755 if entry.executable else 0o644)
-        yield copy
-
-
-def _dockerfile(copy: Path, name: str) -> str:
-    inside = PurePosixPath(name)
-    path = copy / inside
-    if inside.is_absolute() or ".." in inside.parts or not path.resolve().is_relative_to(copy.resolve()):
-        raise InvalidEntityError(f"The build file {name!r} is not inside its source tree.")
-    if not path.is_file():
-        raise NotFoundError(
-            f"The build file {name!r} is not in its source tree.", hint="Correct its name in the manifest."
-        )
-    return str(inside)
-
-
 def base_images(dockerfile: str, args: Mapping[str, str]) -> Iterator[str]:
     """The images that a build file starts from or copies from, its own stages and ``scratch`` left out.
 
@@ -152,30 +102,19 @@ def base_images(dockerfile: str, args: Mapping[str, str]) -> Iterator[str]:
     """
     values: dict[str, str] = {}
     stages: set[str] = set()
-    for line in re.sub(r"\\[ \t]*\r?\n", " ", dockerfile).splitlines():
-        words = line.split()
-        if not words:
-            continue
-        if words[0].upper() == "ARG" and not stages and len(words) > 1:
-            name, _, default = words[1].partition("=")
+    for step in instructions(dockerfile):
+        words = step.rest.split()
+        if step.name == "ARG" and not stages and words:
+            name, _, default = words[0].partition("=")
             values[name] = args.get(name, default.strip("\"'"))
-        elif words[0].upper() == "FROM":
-            rest = [word for word in words[1:] if not word.startswith("--")]
-            image = _substitute(rest[0], values) if rest else ""
+        elif step.name == "FROM":
+            image = substitute(words[0], values) if words else ""
             if image and image.lower() not in stages | {"scratch"}:
                 yield image
-            stages.add(rest[2].lower() if len(rest) == 3 else "")
-        elif words[0].upper() == "COPY":
-            names = [word.removeprefix("--from=") for word in words[1:] if word.startswith("--from=")]
+            stages.add(words[2].lower() if len(words) == 3 else "")
+        elif step.name == "COPY":
+            names = [word.removeprefix("--from=") for word in step.options if word.startswith("--from=")]
             yield from (name for name in names if name.lower() not in stages and not name.isdigit())
-
-
-def _substitute(text: str, values: Mapping[str, str]) -> str:
-    def value(found: re.Match[str]) -> str:
-        name, default = found[1] or found[3], found[2]
-        return values.get(name) or default or ("" if name in values else found[0])
-
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)", value, text)
 
 
 def _record(context: BackendContext, daemon: Daemon, plan: _Build) -> Path:
@@ -210,7 +149,7 @@ def _build(
     doing, what = f"build the image of {source.location}", f"Building {source.name or source.location}"
     labels = {LABEL: plan.source.digest, "medperf.build-args": json.dumps(dict(plan.args), sort_keys=True)}
     labels["medperf.bases"] = json.dumps(_fetch_bases(connection, context, plan.bases), sort_keys=True)
-    tag = f"{images.KEPT}:{BUILDING}{new_marker()}"  # cannot be guessed by what is built
+    tag = f"{images.KEPT}:{images.UNFINISHED}{new_marker()}"  # cannot be guessed by what is built
     context.emit(StepStarted(what))
     stream = messages(
         connection,
@@ -272,7 +211,7 @@ def _fetch_bases(connection: Connection, context: BackendContext, bases: Sequenc
         with connection.client(f"look up the base image {base}") as client:
             image = images.inspect(client, base)
         if image is None:
-            reference = registry.Reference.parse(base)
+            reference = Reference.parse(base)
             pulled = registry.pull(connection, context, reference)
             with connection.client(f"look up the base image {base}") as client:
                 image = images.inspect(client, pulled)

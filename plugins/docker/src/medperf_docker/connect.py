@@ -19,6 +19,9 @@ STANDARD_SOCKET = "unix:///var/run/docker.sock"
 TIMEOUT = 120
 """Seconds that the daemon may take to answer a short question; transfers and builds have no limit."""
 
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer of an unexpected form raises."""
+
 _HINTS = (
     (
         r"no basic auth|unauthorized|authentication required|access .*denied|denied: |may require 'docker login'",
@@ -148,9 +151,36 @@ class Connection:
             raise engine_error(doing, str(error.explanation or error)) from error
         except (DockerException, requests.RequestException) as error:
             raise unreachable(endpoint, error) if client is None else engine_error(doing, str(error)) from error
+        except _MISFITS as error:  # after requests' own, of which the one for text that is no JSON is a ValueError
+            raise _not_understood(doing, error) from error
         finally:
             if client is not None:
                 client.close()
+
+
+@contextmanager
+def understood(doing: str) -> Iterator[None]:
+    """While answers are read: one of another form than the interface's is told as an ExecutionError.
+
+    Args:
+        doing: the work, to follow "Docker could not".
+    """
+    import requests
+
+    try:
+        yield
+    except requests.RequestException:  # among them text that is no JSON, which is a ValueError too
+        raise
+    except _MISFITS as error:
+        raise _not_understood(doing, error) from error
+
+
+def _not_understood(doing: str, error: BaseException) -> ExecutionError:
+    return ExecutionError(
+        f"Docker could not {doing}: an answer of it has another form than Docker's interface says "
+        f"({type(error).__name__}: {one_line(str(error), 200)}).",
+        hint="Check that the address is that of a Docker daemon or of Podman (DOCKER_HOST, --docker-host).",
+    )
 
 
 def engine_error(doing: str, words: str) -> ExecutionError:

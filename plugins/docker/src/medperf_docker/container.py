@@ -6,20 +6,21 @@ import csv
 import io
 import re
 import resource
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import attrs
 
 from medperf_core.errors import ExecutionError
 from medperf_core.plugin import Gpus, Limit
-from medperf_core.plugin.layout import Bind, container_layout
+from medperf_core.plugin.layout import Bind, container_layout, nested
 from medperf_core.plugin.processes import machine, new_marker
 from medperf_core.plugin.runner import TaskRequest
 from medperf_docker.account import Account, extra_groups
 from medperf_docker.connect import Client
 from medperf_docker.daemon import Daemon
+from medperf_docker.processes import SPARE, threads_of
 
 LABEL = "medperf"
 RUN_LABEL = "medperf.run"
@@ -30,6 +31,24 @@ TMP = str(PurePosixPath("/", "tmp"))
 MEMORY_SHARE = 0.9
 """Of the machine's memory, what a task gets where nobody says a limit: the rest keeps the machine alive."""
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
+
+
+@attrs.frozen
+class Watched:
+    """Limits that the engine cannot hold, so that a watchdog does.
+
+    Attributes:
+        memory: bytes; None for no limit.
+        processes: number; None for no limit.
+        cpus: CPUs; None for no limit.
+    """
+
+    memory: int | None = None
+    processes: int | None = None
+    cpus: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != Watched()
 
 
 @attrs.frozen
@@ -48,9 +67,9 @@ class Container:
         volumes: folders that the image declares as volumes; given read-only.
         entrypoint: replaces the image's; empty to keep it.
         command: arguments; empty to keep the image's.
-        memory: bytes; None for no limit.
-        cpus: CPUs; None for no limit.
-        processes: number; None for no limit.
+        memory: bytes that the engine holds it to; None for no limit.
+        cpus: CPUs, likewise.
+        processes: number, likewise.
         ulimits: soft and hard limits of single processes, by the names of ``ulimit``.
         shm_size: bytes of /dev/shm; None for the engine's default.
         tmpfs: options of its own /tmp.
@@ -58,6 +77,7 @@ class Container:
         gpu_driver: how GPUs are handed out, and the names of those there are for "cdi".
         init: whether a small first process collects orphans.
         working_dir: where it starts; "" for the image's own choice.
+        watched: limits that the engine does not hold.
     """
 
     name: str
@@ -82,6 +102,7 @@ class Container:
     cdi_gpus: tuple[str, ...]
     init: bool = True
     working_dir: str = ""
+    watched: Watched = Watched()
 
     @property
     def volume_names(self) -> Mapping[str, str]:
@@ -108,7 +129,12 @@ def describe(
     declared = {str(PurePosixPath(path)) for path in (image.get("Config") or {}).get("Volumes") or {}}
     resources = request.resources
     cpus = (resources.cpus or float(daemon.cpus)) if Limit.CPU in daemon.limits else None
-    memory = (resources.memory or int(daemon.memory * MEMORY_SHARE) or None) if Limit.MEMORY in daemon.limits else None
+    memory = resources.memory or int(daemon.memory * MEMORY_SHARE) or None
+    watched = Watched(
+        memory if Limit.MEMORY in daemon.watched else None,
+        resources.processes if Limit.PROCESSES in daemon.watched else None,
+        resources.cpus if Limit.CPU in daemon.watched else None,
+    )
     return Container(
         name=f"medperf-{request.task.name}-{run}",
         run=run,
@@ -121,16 +147,17 @@ def describe(
         volumes=tuple(sorted(declared - targets)),
         entrypoint=layout.entrypoint,
         command=layout.command,
-        memory=memory,
+        memory=memory if Limit.MEMORY in daemon.limits else None,
         cpus=min(cpus, daemon.cpus) if cpus and daemon.cpus else cpus,
         processes=resources.processes if Limit.PROCESSES in daemon.limits else None,
-        ulimits=_ulimits(daemon, resources.processes),
+        ulimits=_ulimits(daemon, resources.processes, who),
         shm_size=resources.shm_size,
         tmpfs=_tmpfs(resources.tmp_size, who, daemon),
         gpus=resources.gpus,
         gpu_driver=daemon.gpu_driver,
         cdi_gpus=daemon.cdi_gpus,
         working_dir=request.working_dir,
+        watched=watched,
     )
 
 
@@ -142,23 +169,6 @@ def _refuse_options_in_paths(binds: tuple[Bind, ...]) -> None:
                 f"Podman cannot mount {path!r}: a comma or quotation mark would start an option.",
                 hint="Rename the folder, use Docker, or have the manifest changed.",
             )
-
-
-def nested(bind: Bind, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Bind]:
-    """File systems that are mounted below a bind's path, as binds of their own.
-
-    Older engines would leave such a mount writable inside a read-only one, so binds do not take them along.
-    """
-    try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return
-    root = str(bind.host.resolve())
-    for line in lines:
-        place = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4])
-        if place.startswith(root.rstrip("/") + "/"):
-            place = place.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-            yield Bind(Path(place), bind.target.rstrip("/") + place.removeprefix(root.rstrip("/")), bind.writable)
 
 
 def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
@@ -233,14 +243,21 @@ def _cdi_names(plan: Container) -> tuple[str, ...]:
     return plan.cdi_gpus if plan.gpus.count < 0 else plan.cdi_gpus[: plan.gpus.count]
 
 
-def _ulimits(daemon: Daemon, processes: int | None) -> dict[str, int]:
-    """No core dumps, and a number of processes where no control group counts them."""
+def _ulimits(daemon: Daemon, processes: int | None, who: Account) -> dict[str, int]:
+    """No core dumps, and a number of processes where no control group counts them.
+
+    The kernel counts those of the account. Where a watchdog counts the task's own, this one only has to keep a task
+    that multiplies from being faster than the watchdog.
+    """
+    if not daemon.ulimits:
+        return {}
     limits = {"core": 0}
     if daemon.podman:
         # It would ask for more than this machine may allow, and fail: a task gets no more than its caller has.
         limits |= {"nofile": _own(resource.RLIMIT_NOFILE, 1 << 20), "nproc": _own(resource.RLIMIT_NPROC, 1 << 15)}
     if processes is not None and Limit.PROCESSES not in daemon.limits:
-        limits["nproc"] = _own(resource.RLIMIT_NPROC, processes)
+        room = processes + SPARE + threads_of(who.uid) if Limit.PROCESSES in daemon.watched else 0
+        limits["nproc"] = _own(resource.RLIMIT_NPROC, processes + room)
     return limits
 
 

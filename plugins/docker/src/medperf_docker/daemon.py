@@ -11,6 +11,7 @@ from medperf_core.entities.image import IdentityKind
 from medperf_core.errors import ExecutionError
 from medperf_core.plugin import Capabilities, Enforcement, Guarantee, Limit
 from medperf_docker.connect import TIMEOUT, Client, Connection, one_line
+from medperf_docker.processes import is_here
 
 _CONTROLLED = (
     (Limit.MEMORY, "MemoryLimit", "memory"),
@@ -41,6 +42,8 @@ class Daemon:
         storage: storage driver.
         root: folder of its image store on its machine.
         api: version of its interface.
+        here: whether its containers are processes of this machine that this user may look at and stop.
+        ulimits: whether it sets the resource limits that it is asked for; rootless Podman does not.
     """
 
     engine: str
@@ -59,18 +62,26 @@ class Daemon:
     storage: str
     root: str
     api: tuple[int, ...]
+    here: bool = False
+    ulimits: bool = True
+
+    @property
+    def watched(self) -> frozenset[Limit]:
+        """The limits that it cannot hold and a watchdog on this machine can."""
+        return frozenset(limit for limit, _, _ in _CONTROLLED) - self.limits if self.here else frozenset()
 
 
 def probe(connection: Connection) -> Daemon:
     """Ask the daemon.
 
     Raises:
-        ExecutionError: it cannot be reached, or it runs another kind of containers.
+        ExecutionError: it cannot be reached, is not understood, or runs another kind of containers.
     """
     with connection.client("tell about itself") as client:
         info, version = client.info(), client.version()
         own = _podman_itself(client) if _is_podman(version) else {}
-    return read(info, version, own)
+        found = read(info, version, own)
+        return attrs.evolve(found, here=is_here(connection.endpoint.socket, info, rootless=found.rootless))
 
 
 def _is_podman(version: Mapping[str, Any]) -> bool:
@@ -109,12 +120,13 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any], own: Mapping[str, 
     nvidia = "nvidia" in (info.get("Runtimes") or {})
     store = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)
     root = str(info.get("DockerRootDir") or "")
+    rootless = "name=rootless" in options or bool((own.get("security") or {}).get("rootless"))
     containerd = str(store.get("driver-type", "")).startswith("io.containerd.snapshotter")
     return Daemon(
         engine=one_line(f"{'podman' if podman else 'docker'} {version.get('Version', '?')}", 100),
         id=f"podman {root}" if podman else str(info.get("ID") or ""),  # Podman makes up another ID for each answer
         podman=podman,
-        rootless="name=rootless" in options or bool((own.get("security") or {}).get("rootless")),
+        rootless=rootless,
         remapped="name=userns" in options,
         seccomp=any(option.startswith("name=seccomp") and "unconfined" not in option for option in options),
         limits=frozenset(limits),
@@ -126,6 +138,7 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any], own: Mapping[str, 
         architecture=str(version.get("Arch") or ""),
         storage=one_line(str(info.get("Driver") or "?"), 100),
         root=root,
+        ulimits=not (podman and rootless),
         api=tuple(int(part) for part in str(version.get("ApiVersion", "0")).split(".") if part.isdigit()),
     )
 
@@ -148,11 +161,14 @@ def capabilities(daemon: Daemon, address: str, *, root_inside: bool) -> Capabili
     if daemon.rootless:
         notes.append("The daemon is rootless: tasks run as its user.")
     held = {limit: Enforcement.ENGINE if limit in daemon.limits else Enforcement.NONE for limit in Limit}
-    held[Limit.TIME] = Enforcement.POLLED
-    if Limit.PROCESSES not in daemon.limits:
+    held |= dict.fromkeys((Limit.TIME, *daemon.watched), Enforcement.POLLED)
+    if daemon.watched:
+        words = ", ".join(sorted(limit.value for limit in daemon.watched))
+        notes.append(f"The daemon cannot limit {words}: the tasks' processes are watched and stopped instead.")
+    if held[Limit.PROCESSES] is Enforcement.NONE and daemon.ulimits:
         held[Limit.PROCESSES] = Enforcement.POLLED
         notes.append("Processes are counted per account (ulimit), together with others of the daemon's user.")
-    missing = [limit.value for limit in (Limit.MEMORY, Limit.CPU) if limit not in daemon.limits]
+    missing = [limit.value for limit, _, _ in _CONTROLLED if held[limit] is Enforcement.NONE]
     if missing:
         notes.append(f"The daemon cannot limit {', '.join(missing)}: its control groups are not set up for it.")
     if address.startswith(("tcp:", "ssh:", "http:", "https:")):

@@ -49,12 +49,11 @@ def _limits(daemon: Daemon) -> Check:
     missing = [limit.value for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU) if limit not in daemon.limits]
     if not missing:
         return Check("docker limits", Health.OK, "memory, processes and CPUs can be limited")
-    return Check(
-        "docker limits",
-        Health.WARNING,
-        f"{', '.join(missing)} cannot be limited",
-        "A rootless daemon needs control groups v2 that are delegated to its user.",
-    )
+    advice = "A rootless daemon needs control groups v2 that are delegated to its user."
+    if daemon.watched:
+        words = f"{', '.join(missing)} cannot be limited by the daemon; a watchdog holds the tasks to it"
+        return Check("docker limits", Health.OK, words, advice)
+    return Check("docker limits", Health.WARNING, f"{', '.join(missing)} cannot be limited", advice)
 
 
 def _store(daemon: Daemon, address: str) -> Iterator[Check]:
@@ -76,7 +75,7 @@ def _store(daemon: Daemon, address: str) -> Iterator[Check]:
 def _left_over(connection: Connection) -> Iterator[Check]:
     try:
         with connection.client("list containers") as client:
-            found = client.containers(all=True, filters={"label": f"{LABEL}=1"})
+            found = len(client.containers(all=True, filters={"label": f"{LABEL}=1"}))
     except MedperfError as error:
         yield Check("docker containers", Health.WARNING, error.message)
         return
@@ -84,7 +83,7 @@ def _left_over(connection: Connection) -> Iterator[Check]:
         yield Check(
             "docker containers",
             Health.WARNING,
-            f"{len(found)} containers of tasks are there",
+            f"{found} containers of tasks are there",
             "If no task is running: docker rm --force --volumes $(docker ps --all --quiet "
             f"--filter label={LABEL}=1); docker volume prune --filter label={LABEL}=1",
         )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource
 from medperf_core.errors import VerificationError
 from medperf_core.plugin import PreparedImage
+from medperf_core.plugin.identities import DIGEST
 from medperf_docker.connect import Client
 from medperf_docker.daemon import Daemon
 
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 KEPT = "localhost/medperf"
 """Repository name of the tags that keep images without a name of their own from being pruned; never looked up."""
+UNFINISHED = "build-"
+"""Begins the tag below ``KEPT`` of an image that is being built or loaded; the marker of the program follows."""
 
 
 def inspect(client: Client, name: str) -> Mapping[str, Any] | None:
@@ -39,7 +40,9 @@ def image_id(image: Mapping[str, Any]) -> str:
 
 def identities(image: Mapping[str, Any], daemon: Daemon) -> set[ImageIdentity]:
     """What the store vouches for: the ID, and the digests under which registries know the image."""
-    digests = [str(name).rpartition("@")[2] for name in image.get("RepoDigests") or ()]
+    # Podman lists our own name too, with the digest of a manifest that it made itself.
+    names = [str(name) for name in image.get("RepoDigests") or () if not str(name).startswith(f"{KEPT}@")]
+    digests = [name.rpartition("@")[2] for name in names]
     found = {ImageIdentity(IdentityKind.MANIFEST, digest) for digest in digests if DIGEST.fullmatch(digest)}
     return found | {ImageIdentity(daemon.id_kind, image_id(image))}
 
@@ -50,52 +53,6 @@ def by_manifest(client: Client, digest: str) -> Mapping[str, Any] | None:
         if any(str(name).endswith(f"@{digest}") for name in image.get("RepoDigests") or ()):
             return inspect(client, image_id(image))
     return None
-
-
-def agrees(expected: Iterable[ImageIdentity], known: Iterable[ImageIdentity]) -> bool:
-    """Whether ``known`` satisfies ``expected``: some kind is in both, and each such kind has a digest in common.
-
-    An image may have several digests of one kind (an index and a manifest); any of them will do.
-    """
-    wanted, have = set(expected), set(known)
-    shared = {identity.kind for identity in wanted} & {identity.kind for identity in have}
-    return bool(shared) and all(any(identity.kind is kind for identity in wanted & have) for kind in shared)
-
-
-def require(source: ImageSource, expected: Iterable[ImageIdentity], known: Iterable[ImageIdentity]) -> None:
-    """Refuse an image that is not what was recorded.
-
-    Raises:
-        VerificationError: it differs, or nothing of it can be compared.
-    """
-    wanted = set(expected)
-    if wanted and not agrees(wanted, known):
-        raise mismatch(source, wanted, known)
-
-
-def mismatch(
-    source: ImageSource, expected: Iterable[ImageIdentity], found: Iterable[ImageIdentity]
-) -> VerificationError:
-    """The error for an image that is not the recorded one."""
-    wanted, have = sorted(set(expected)), sorted(set(found))
-    if have and not {identity.kind for identity in wanted} & {identity.kind for identity in have}:
-        return incomparable(source, wanted, {identity.kind for identity in have})
-    text = ", ".join(map(str, have)) or "none of them"
-    return VerificationError(
-        f"The image {source} is not the recorded one: expected {', '.join(map(str, wanted))}, found {text}.",
-        hint="It was changed after it was recorded, or another one was meant; nothing was run.",
-    )
-
-
-def incomparable(
-    source: ImageSource, expected: Iterable[ImageIdentity], kinds: Iterable[IdentityKind]
-) -> VerificationError:
-    """The error for recorded identities that this kind of source does not have."""
-    return VerificationError(
-        f"The image {source} cannot be verified: recorded is {', '.join(map(str, sorted(expected)))}, but it can only "
-        f"be compared by {' or '.join(sorted(kinds))}.",
-        hint="Its owner has to record one of these.",
-    )
 
 
 def keep(client: Client, image: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""What runs that were killed left in the engine: containers that go on, and names of builds that never ended."""
+"""What runs that were killed left in the engine: containers that go on, and names of builds and of
+loaded images that were never finished."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ from medperf_core.errors import MedperfError
 from medperf_core.plugin import BackendContext, Notice
 from medperf_core.plugin.processes import is_orphan, machine
 from medperf_docker import images
-from medperf_docker.build import BUILDING
 from medperf_docker.connect import Client, Connection
 from medperf_docker.container import LABEL, OWNER_LABEL
 
@@ -40,6 +40,6 @@ def _containers(client: Client) -> int:
 def _names(client: Client) -> None:
     for image in client.images(name=images.KEPT):
         for name in image.get("RepoTags") or ():
-            marker = name.removeprefix(f"{images.KEPT}:{BUILDING}")
+            marker = name.removeprefix(f"{images.KEPT}:{images.UNFINISHED}")
             if marker != name and is_orphan(marker):
                 client.remove_image(name, noprune=False)

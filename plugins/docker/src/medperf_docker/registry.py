@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource
-from medperf_core.errors import ExecutionError, InvalidEntityError, VerificationError
+from medperf_core.errors import ExecutionError, VerificationError
 from medperf_core.plugin import BackendContext, PreparedImage, StepFinished, StepStarted
+from medperf_core.plugin.identities import DIGEST, agrees, incomparable, mismatch, require
+from medperf_core.plugin.image_reference import Reference
 from medperf_docker import images
 from medperf_docker.archive import exported_config
 from medperf_docker.connect import Connection, engine_error
@@ -18,46 +17,6 @@ from medperf_docker.daemon import Daemon
 from medperf_docker.stream import LayerProgress, checked, messages
 
 COMPARABLE = frozenset({IdentityKind.CONFIG, IdentityKind.MANIFEST})
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REFERENCE = re.compile(
-    rf"(?P<name>(?:{_HOST}/)?{_PART}(?:/{_PART})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>sha256:[0-9a-f]{{64}}))?",
-    re.ASCII,
-)
-
-
-@attrs.frozen
-class Reference:
-    """A registry reference in its parts; ``tag`` is ``latest`` where neither a tag nor a digest is given."""
-
-    name: str
-    tag: str | None
-    digest: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Read ``[HOST[:PORT]/]NAME[:TAG][@sha256:HEX]``.
-
-        Raises:
-            InvalidEntityError: it is not of that form.
-        """
-        found = _REFERENCE.fullmatch(text)
-        if not found or len(text) > 512:
-            raise InvalidEntityError(
-                f"{text[:200]!r} is not an image reference.",
-                hint="It must look like HOST:PORT/NAME:TAG or NAME@sha256:HEX.",
-            )
-        tag = found["tag"] or (None if found["digest"] else "latest")
-        return cls(found["name"], tag, found["digest"])
-
-    def at(self, digest: str) -> str:
-        """The same repository's image with this digest."""
-        return f"{self.name}@{digest}"
-
-    @property
-    def local(self) -> str:
-        """The name under which a local image of this reference would be found."""
-        return self.at(self.digest) if self.digest else f"{self.name}:{self.tag}"
 
 
 def prepare(
@@ -74,16 +33,16 @@ def prepare(
     """
     reference = Reference.parse(source.location)
     if expected and not COMPARABLE & {identity.kind for identity in expected}:
-        raise images.incomparable(source, expected, COMPARABLE)
+        raise incomparable(source, expected, COMPARABLE)
     doing = f"prepare the image {source.location}"
     with connection.client(doing, patient=True) as client:
         for image in _local(client, reference, expected):
             known = _known(client, image, daemon, expected)
-            if not expected or images.agrees(expected, known):
+            if not expected or agrees(expected, known):
                 return images.prepared(image, known, source)
     manifests = sorted(identity.digest for identity in expected if identity.kind is IdentityKind.MANIFEST)
     if reference.digest and manifests and reference.digest not in manifests:
-        raise images.mismatch(source, expected, [ImageIdentity(IdentityKind.MANIFEST, reference.digest)])
+        raise mismatch(source, expected, [ImageIdentity(IdentityKind.MANIFEST, reference.digest)])
     digest = reference.digest or (manifests[0] if manifests else None)
     pulled = _pull_recorded(connection, context, source, reference, digest, expected)
     with connection.client(doing, patient=True) as client:
@@ -92,7 +51,7 @@ def prepare(
             raise ExecutionError(f"Docker said that it pulled {pulled}, but does not have it.")
         known = _known(client, came, daemon, expected)
         try:
-            images.require(source, expected, known)
+            require(source, expected, known)
         except VerificationError:
             client.remove_image(pulled)
             raise
@@ -142,7 +101,7 @@ def _pull_recorded(
         found = resolve(connection, reference) if digest and reference.tag and "manifest" in str(error) else None
         if found is None or found == digest:
             raise
-        raise images.mismatch(source, expected, [ImageIdentity(IdentityKind.MANIFEST, found)]) from error
+        raise mismatch(source, expected, [ImageIdentity(IdentityKind.MANIFEST, found)]) from error
 
 
 def resolve(connection: Connection, reference: Reference) -> str | None:
@@ -157,7 +116,7 @@ def resolve(connection: Connection, reference: Reference) -> str | None:
                 return None  # Podman does not have this question
             raise
     digest = str((answer.get("Descriptor") or {}).get("digest", ""))
-    return digest if images.DIGEST.fullmatch(digest) else None
+    return digest if DIGEST.fullmatch(digest) else None
 
 
 def pull(connection: Connection, context: BackendContext, reference: Reference, digest: str | None = None) -> str:

@@ -24,10 +24,12 @@ from medperf_core.plugin import (
     TaskOutcome,
     TaskRequest,
 )
+from medperf_core.plugin.handover import handed_over, parse_account, unreadable
+from medperf_core.plugin.identities import DIGEST
 from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_docker import archive, build, images, registry
-from medperf_docker.account import Account, account, handed_over, parse, unreadable
-from medperf_docker.connect import Connection
+from medperf_docker.account import Account, account
+from medperf_docker.connect import Connection, understood
 from medperf_docker.container import Container, command_line, describe
 from medperf_docker.daemon import Daemon, capabilities, probe
 from medperf_docker.execute import execute
@@ -64,7 +66,7 @@ class DockerRunner(Runner):
     def _who(self, request: TaskRequest) -> Account:
         if not request.user:
             return self._account
-        uid, gid = parse(request.user)
+        uid, gid = parse_account(request.user)
         return Account(request.user, uid, gid, self._account.userns)
 
     def supports(self, source: ImageSource) -> bool:
@@ -77,19 +79,18 @@ class DockerRunner(Runner):
             self._cleaned = True
             remove_leftovers(self._connection, self._context)
         wanted = tuple(expected)
-        if source.kind is SourceKind.REGISTRY:
-            found = registry.prepare(self._connection, self._daemon, self._context, source, wanted)
-        elif source.kind is SourceKind.ARCHIVE:
-            found = archive.prepare(self._connection, self._daemon, self._context, source, wanted)
-        elif source.kind is SourceKind.TREE:
-            found = build.prepare(self._connection, self._daemon, self._context, self._settings, source, wanted)
-        else:
-            raise ExecutionError(f"Docker cannot run the image {source}.", hint="Use the singularity runner for it.")
-        return found
+        with understood(f"prepare the image {source}"):
+            if source.kind is SourceKind.REGISTRY:
+                return registry.prepare(self._connection, self._daemon, self._context, source, wanted)
+            if source.kind is SourceKind.ARCHIVE:
+                return archive.prepare(self._connection, self._daemon, self._context, source, wanted)
+            if source.kind is SourceKind.TREE:
+                return build.prepare(self._connection, self._daemon, self._context, self._settings, source, wanted)
+        raise ExecutionError(f"Docker cannot run the image {source}.", hint="Use the singularity runner for it.")
 
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
         plan, who = self._plan(prepared, request), self._who(request)
-        for path in unreadable(plan.binds, who):
+        for path in unreadable(plan.binds, who.uid, who.gid):
             self._context.emit(
                 Notice(
                     f"{path} is not readable for the account {who.uid} that the task runs as; if it fails, "
@@ -100,7 +101,7 @@ class DockerRunner(Runner):
         started = datetime.now(UTC).isoformat(timespec="seconds")
         with (
             TaskLogWriter(request.log, request.task.name, self._context.emit) as log,
-            handed_over(plan.binds, who),
+            handed_over(plan.binds, who.uid, who.gid),
         ):
             ended = execute(self._connection, self._context, plan, log, request.time_limit, podman=self._daemon.podman)
         return TaskOutcome(
@@ -114,6 +115,7 @@ class DockerRunner(Runner):
             log_truncated=log.truncated,
             timed_out=ended.timed_out,
             out_of_memory=ended.out_of_memory,
+            too_many_processes=ended.too_many_processes,
             peak_memory=ended.peak_memory,
             waivers=request.waivers,
             limits=_limits(plan, request.time_limit, by_ulimit=request.resources.processes is not None),
@@ -129,28 +131,28 @@ class DockerRunner(Runner):
         return checks(self._connection)
 
     def _plan(self, prepared: PreparedImage, request: TaskRequest) -> Container:
-        if not images.DIGEST.fullmatch(prepared.reference):
+        if not DIGEST.fullmatch(prepared.reference):
             raise ExecutionError(f"{prepared.reference[:80]!r} is not an image ID; only prepared images are run.")
         with self._connection.client("look up the prepared image") as client:
             image = images.inspect(client, prepared.reference)
-        if image is None:
-            raise ExecutionError(
-                f"The image {prepared.reference} of {prepared.source} is no longer in Docker's store.",
-                hint="Run the command again: it is then fetched again.",
-            )
-        return describe(image, prepared.reference, request, self._who(request), self._daemon, secrets.token_hex(8))
+            if image is None:
+                raise ExecutionError(
+                    f"The image {prepared.reference} of {prepared.source} is no longer in Docker's store.",
+                    hint="Run the command again: it is then fetched again.",
+                )
+            return describe(image, prepared.reference, request, self._who(request), self._daemon, secrets.token_hex(8))
 
 
 def _limits(plan: Container, time_limit: float | None, *, by_ulimit: bool) -> dict[str, str]:
-    held = {}
-    if plan.memory:
-        held["memory"] = f"engine {plan.memory / (1 << 30):g} GiB"
-    if plan.processes:
-        held["processes"] = f"engine {plan.processes}"
-    elif by_ulimit:
+    held, watched = {}, plan.watched
+    if memory := plan.memory or watched.memory:
+        held["memory"] = f"{'engine' if plan.memory else 'polled'} {memory / (1 << 30):g} GiB"
+    if processes := plan.processes or watched.processes:
+        held["processes"] = f"{'engine' if plan.processes else 'polled'} {processes}"
+    elif by_ulimit and "nproc" in plan.ulimits:
         held["processes"] = f"polled {plan.ulimits['nproc']} (resource limit, with the account's other processes)"
-    if plan.cpus:
-        held["cpu"] = f"engine {plan.cpus:g}"
+    if cpus := plan.cpus or watched.cpus:
+        held["cpu"] = f"{'engine' if plan.cpus else 'polled'} {cpus:g}"
     if time_limit is not None:
         held["time"] = f"polled {time_limit:g} s"
     return held
