@@ -70,7 +70,7 @@ def status(engines: Sequence[Engine]) -> int:
     for engine in engines:
         own = running(engine)
         missing += own is None
-        print(f"{engine.name:14} {'not running' if own is None else own[engine.keys[0]]}")
+        print(f"{engine.name:14} {'not running' if own is None else engine.shown(own)}")
     return 1 if missing else 0
 
 
@@ -87,11 +87,11 @@ def start(engines: Sequence[Engine]) -> int:
         if problem is not None:
             problems[engine] = problem
         else:
-            print(f"{engine.name:14} {values[engine.keys[0]]}  ready in {seconds:.1f} s", flush=True)
+            print(f"{engine.name:14} {engine.shown(values)}  ready in {seconds:.1f} s", flush=True)
     state.write_env(values)
     for engine in engines:
         if engine not in todo:
-            print(f"{engine.name:14} {values[engine.keys[0]]}  runs already")
+            print(f"{engine.name:14} {engine.shown(values)}  runs already")
     for engine, problem in problems.items():
         print(f"{engine.name:14} FAILED: {problem}", file=sys.stderr)
     if values:

@@ -15,7 +15,7 @@ def engines() -> dict[str, Engine]:
     package = __package__ or "tests.engines"
     found: dict[str, Engine] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if info.name.startswith("_"):
+        if info.name.startswith(("_", "test_")):
             continue
         module = importlib.import_module(f"{package}.{info.name}")
         for engine in getattr(module, "ENGINES", ()):

@@ -59,6 +59,10 @@ class Engine(abc.ABC):
         """This engine's part of engines.env; None when it is not there."""
         return {key: values[key] for key in self.keys} if all(key in values for key in self.keys) else None
 
+    def shown(self, values: Mapping[str, str]) -> str:
+        """What people read about an engine that runs: its first address."""
+        return values[self.keys[0]]
+
     def missing(self) -> list[str]:
         """The packages to install."""
         return sorted({package for program, package in self.programs if find(program) is None})
