@@ -156,7 +156,8 @@ def _tasks(reading: Reading, value: Any) -> Iterator[tuple[str, TaskSpec]]:
 
 
 def _gpus(reading: Reading, value: Any, place: str) -> str | None:
-    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else shown(value)
+    plain = isinstance(value, (str, int)) and not isinstance(value, bool)
+    text = str(value) if plain and len(str(value)) <= 200 else shown(value)
     try:
         return str(Gpus.parse(text))
     except UsageError as error:

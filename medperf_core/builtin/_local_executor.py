@@ -44,6 +44,7 @@ class LocalHandle(JobHandle):
         """Events as they happen, until the job has ended."""
         while (event := self._events.get()) is not None:
             yield event
+        self._events.put(None)  # whoever asks again is told the end, too
 
     def outcome(self) -> TaskOutcome:
         """Wait for the end; raises what the job raised."""

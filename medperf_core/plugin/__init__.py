@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from medperf_core.plugin.doctor import Check, Health
     from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
-    from medperf_core.plugin.executor import Executor, JobHandle, JobState, TaskJob
+    from medperf_core.plugin.executor import Executor, ExecutorPromise, JobHandle, JobState, TaskJob
     from medperf_core.plugin.hookspecs import hookimpl
     from medperf_core.plugin.isolation import (
         Capabilities,
@@ -42,24 +42,24 @@ if TYPE_CHECKING:
         TaskOutcome,
         TaskRequest,
     )
-    from medperf_core.plugin.server import Ask, Login, Party, ServerClient, Submission
+    from medperf_core.plugin.server import Ask, Login, Party, ServerClient, ServerPromise, Submission
     from medperf_core.plugin.settings import NoSettings, setting
-    from medperf_core.plugin.storage import FetchInfo, FetchRequest, Sink, Storage
+    from medperf_core.plugin.storage import FetchInfo, FetchRequest, Sink, Storage, StoragePromise
 
 _HOMES = {
     "context": ("BackendContext", "CancelToken"),
     "descriptors": ("Descriptor", "ExecutorPlugin", "PackagerPlugin", "RunnerPlugin", "ServerPlugin", "StoragePlugin"),
     "doctor": ("Check", "Health"),
     "events": ("Event", "Notice", "Progress", "StepFinished", "StepStarted", "TaskLog"),
-    "executor": ("Executor", "JobHandle", "JobState", "TaskJob"),
+    "executor": ("Executor", "ExecutorPromise", "JobHandle", "JobState", "TaskJob"),
     "hookspecs": ("hookimpl",),
     "isolation": ("Capabilities", "Condition", "Enforcement", "Guarantee", "Limit", "Waiver", "check_isolation"),
     "packager": ("LocalFiles", "Manifest", "Packager"),
     "policy": ("Action", "Decision", "PolicySubject"),
     "runner": ("Gpus", "Mount", "PreparedImage", "Resources", "Runner", "TaskOutcome", "TaskRequest"),
-    "server": ("Ask", "Login", "Party", "ServerClient", "Submission"),
+    "server": ("Ask", "Login", "Party", "ServerClient", "ServerPromise", "Submission"),
     "settings": ("NoSettings", "setting"),
-    "storage": ("FetchInfo", "FetchRequest", "Sink", "Storage"),
+    "storage": ("FetchInfo", "FetchRequest", "Sink", "Storage", "StoragePromise"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -77,6 +77,7 @@ __all__ = [
     "Event",
     "Executor",
     "ExecutorPlugin",
+    "ExecutorPromise",
     "FetchInfo",
     "FetchRequest",
     "Gpus",
@@ -102,11 +103,13 @@ __all__ = [
     "RunnerPlugin",
     "ServerClient",
     "ServerPlugin",
+    "ServerPromise",
     "Sink",
     "StepFinished",
     "StepStarted",
     "Storage",
     "StoragePlugin",
+    "StoragePromise",
     "Submission",
     "TaskJob",
     "TaskLog",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -59,7 +59,7 @@ class JobHandle(abc.ABC):
 
     @abc.abstractmethod
     def events(self) -> Iterator[Event]:
-        """What happens in the job, until it has ended."""
+        """What happens in the job, until it has ended; of a job that has ended, what was not told yet."""
 
     @abc.abstractmethod
     def outcome(self) -> TaskOutcome:
@@ -71,11 +71,21 @@ class JobHandle(abc.ABC):
 
     @abc.abstractmethod
     def cancel(self) -> None:
-        """Stop the job; nothing of it is left running."""
+        """Stop the job; nothing of it is left running. Of a job that has ended, nothing changes."""
+
+
+class ExecutorPromise(StrEnum):
+    """What an executor says of itself beyond what every one does. The conformance kit tries each one that is given."""
+
+    OUTLIVES = "outlives"
+    """Its jobs go on when the program that submitted them ends, and another one can reattach to them."""
 
 
 class Executor(abc.ABC):
     """Takes jobs to a machine."""
+
+    promises: ClassVar[frozenset[ExecutorPromise]] = frozenset()
+    """What it does beyond what every executor does."""
 
     @abc.abstractmethod
     def submit(self, job: TaskJob) -> JobHandle:

@@ -65,7 +65,10 @@ class Packager(abc.ABC):
     def read(self, manifest: Manifest) -> ContainerSpec:
         """The canonical description of what the manifest says.
 
-        Every key is understood, carried along in ``ContainerSpec.carried``, or refused.
+        Every key is understood, carried along in ``ContainerSpec.carried``, or refused. What the core offers to a
+        task (``roles.volume_rules``) has the direction that the core gave it, or the manifest is refused. Paths of this
+        machine are absolute and lie in the manifest's folder, beside it, or in ``Manifest.project``; there are none
+        where the manifest has neither.
 
         Raises:
             InvalidEntityError: it breaks the format's rules; all problems are listed with places and lines.

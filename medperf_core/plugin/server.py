@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
@@ -23,11 +23,12 @@ class Party(StrEnum):
 
 @attrs.frozen
 class Login:
-    """What a login gave. The site stores ``credentials`` in a file that only its user can read.
+    """What a login gave. The site stores ``credentials`` where only its user can read them.
 
     Attributes:
         user: who is logged in.
-        credentials: what the client needs next time; text only.
+        credentials: what the client needs next time; text only. All but ``username`` and ``email`` are kept out of
+            logs and errors.
         expires: UTC, ISO 8601; None if it does not.
     """
 
@@ -57,9 +58,18 @@ Ask = Callable[[str, bool, tuple[str, ...]], str]
 """Asks the person: (question, whether the answer is secret, the possible answers or () for any) -> answer."""
 
 
+class ServerPromise(StrEnum):
+    """What a server client says of itself beyond what every one does. The conformance kit tries each one given."""
+
+    RESEND = "resend"
+    """What comes again with the ``client_uuid`` in its metadata is not made twice: the answer is the first one's."""
+
+
 class ServerClient(abc.ABC):
     """A client of one server, made for one site."""
 
+    promises: ClassVar[frozenset[ServerPromise]] = frozenset()
+    """What it does beyond what every client does."""
     address: str
     """The server as the profile names it."""
     trusted_addresses: bool = False

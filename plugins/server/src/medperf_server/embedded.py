@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medperf_core.entities import Approval, Association, Entity, Model, User
 from medperf_core.errors import AuthenticationError, ConfigurationError, UsageError
-from medperf_core.plugin import Ask, BackendContext, Login, Party, ServerClient, Submission
+from medperf_core.plugin import Ask, BackendContext, Login, Party, ServerClient, ServerPromise, Submission
 from medperf_server import wire
 from medperf_server.rules import label
 from medperf_server.rules.associations import party_of
@@ -45,6 +45,7 @@ class EmbeddedClient(ServerClient):
     """
 
     trusted_addresses = True
+    promises = frozenset({ServerPromise.RESEND})
 
     def __init__(self, address: str, context: BackendContext) -> None:
         self.address = address

@@ -1,0 +1,119 @@
+"""Tests of the guarantees: from inside a task, each one that the runner declares is tried to be broken."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from medperf_core.errors import CancelledError
+from medperf_core.plugin import Guarantee
+from medperf_core.plugin.testing.probe_image import FOLDER, OPEN
+from medperf_core.plugin.testing.runner_kit import RunnerKit, Volume, entries, listening
+
+
+class IsolationTests:
+    """See the module."""
+
+    def test_network_only_loopback_is_there(self, kit: RunnerKit) -> None:
+        """The task has no other network interface."""
+        kit.needs(Guarantee.NETWORK)
+        assert kit.usual("facts").report["interfaces"] == ["lo"]
+
+    def test_network_the_host_cannot_be_reached(self, kit: RunnerKit) -> None:
+        """Neither by its loopback nor by its abstract Unix sockets."""
+        kit.needs(Guarantee.NETWORK)
+        with listening(kit.token) as (port, came):
+            assert kit.report("connect", str(port), kit.token)["reached"] == []
+        assert came == []
+
+    def test_mounts_the_root_file_system_cannot_be_written(self, kit: RunnerKit) -> None:
+        """Not even where the image's permissions allow it."""
+        kit.needs(Guarantee.MOUNTS)
+        places = ("/", "/etc", "/usr", "/opt", f"/{FOLDER}", f"/{OPEN}", "/home", "/root", "/mnt")
+        assert kit.report("change", *places)["done"] == []
+
+    def test_mounts_files_of_the_host_cannot_be_read(self, kit: RunnerKit) -> None:
+        """Neither by their paths, nor by a link in an input, nor through another process."""
+        kit.needs(Guarantee.MOUNTS)
+        inside = kit.file("in/file")
+        with TemporaryDirectory(prefix="medperf-probe-") as name:
+            Path(name).chmod(0o755)  # so that nothing but the mounts can keep the task out
+            secret = Path(name, "secret")
+            secret.write_text(kit.token)
+            (inside.parent / "link").symlink_to(secret)
+            ways = ("{}", "/proc/1/root{}", "/proc/self/root{}", "/host{}", "/mnt{}", "/../..{}")
+            words = [way.format(secret) for way in ways] + ["/data/in/link"]
+            found = kit.report("read", *words, volumes=[Volume("in", inside.parent, place="/data/in")])["read"]
+        assert [path for path, text in found.items() if text is not None] == []
+
+    def test_mounts_programs_of_the_host_cannot_be_seen(self, kit: RunnerKit) -> None:
+        """Through them, their files could be."""
+        kit.needs(Guarantee.MOUNTS)
+        mark = kit.token[::-1]
+        with subprocess.Popen([sys.executable, "-c", "input()", mark], stdin=subprocess.PIPE) as program:
+            found = kit.report("facts")["commands"]
+            program.communicate(b"\n")
+        assert [line for line in found if mark in line] == []
+
+    def test_read_only_inputs_cannot_be_changed(self, kit: RunnerKit) -> None:
+        """Neither files nor folders, whatever their permissions on this machine say."""
+        kit.needs(Guarantee.READ_ONLY_INPUTS)
+        folder, file = kit.file("in/deep/file").parent.parent, kit.file("parameters.yaml")
+        kit.file("in/other")
+        volumes = [Volume("in", folder, place="/data/in"), Volume("file", file, place="/data/file")]
+        before = _state(folder, file)
+        assert kit.report("change", "/data/in", "/data/in/deep", "/data/file", volumes=volumes)["done"] == []
+        assert _state(folder, file) == before
+
+    def test_privileges_there_are_none(self, kit: RunnerKit) -> None:
+        """No capability, no way to a new one, and a filter of system calls, as the kernel says it."""
+        kit.needs(Guarantee.PRIVILEGES)
+        status = kit.usual("facts").report["status"]
+        sets = {name: int(value, 16) for name, value in status.items() if name.startswith("Cap")}
+        assert sets == dict.fromkeys(sets, 0)
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
+
+    def test_privileges_cannot_be_gained(self, kit: RunnerKit) -> None:
+        """By system calls, or by a set-user-ID program in the image."""
+        kit.needs(Guarantee.PRIVILEGES)
+        assert kit.report("privileges")["done"] == []
+
+    def test_privileges_never_root_on_the_host(self, kit: RunnerKit) -> None:
+        """What a task writes belongs to somebody else than root, as this machine sees it meanwhile."""
+        kit.needs(Guarantee.PRIVILEGES)
+        request, prepared = kit.request("linger"), kit.prepared
+        owners: list[int] = []
+
+        def look() -> None:
+            owners.append((request.mount("out").path / "mine").stat().st_uid)
+            kit.cancel.cancel()
+
+        kit.heard.when_ready = look
+        with suppress(CancelledError):
+            kit.runner().run(prepared, request)
+        assert owners, "the task was not heard to start"
+        assert 0 not in owners
+
+    def test_privileges_no_output_runs_as_root(self, kit: RunnerKit) -> None:
+        """A set-user-ID program that a task left has lost that when its outputs belong to root."""
+        kit.needs(Guarantee.PRIVILEGES)
+        ran = kit.run("mess", "/nowhere/secret")
+        programs = [name for name, found in entries(ran.out) if stat.S_ISREG(found.st_mode) and _as_root(found)]
+        assert ran.outcome.exit_code == 0
+        assert programs == []
+
+
+def _as_root(found: os.stat_result) -> bool:
+    by_user = found.st_uid == 0 and found.st_mode & stat.S_ISUID
+    return bool(by_user or (found.st_gid == 0 and found.st_mode & stat.S_ISGID))
+
+
+def _state(*places: Path) -> list[tuple[str, int, bytes]]:
+    files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return [(str(file), file.stat().st_mode, file.read_bytes() if file.is_file() else b"") for file in files]

@@ -1,0 +1,127 @@
+"""Tests of stores that promise ``UPLOAD``: a file is there whole or not at all, and is never replaced. Part of
+``StorageContract``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+
+from medperf_core.errors import CancelledError, OfflineError, TransferError
+from medperf_core.plugin.storage import PutRequest, StoragePromise
+from medperf_core.plugin.testing.fetching import Fetching, Place
+from medperf_core.plugin.testing.promises import not_promised
+from medperf_core.plugin.testing.relay import Relay
+
+SIZE = 300_000
+
+
+def request(url: str, folder: Path, content: bytes) -> PutRequest:
+    """An upload of a file with this content."""
+    path = folder / "upload.bin"
+    path.write_bytes(content)
+    return PutRequest(url, path, len(content), hashlib.sha256(content).hexdigest())
+
+
+class UploadTests:
+    """What a store does with files that it is given, at an address where nothing was."""
+
+    @pytest.mark.parametrize("size", [0, 1, SIZE])
+    def test_an_uploaded_file_comes_back(self, size: int, fetching: Fetching, missing: str, tmp_path: Path) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        storage, content, steps = fetching.storage(), os.urandom(size), list[int]()
+        assert storage.look(missing) is None
+        stored = storage.put(request(missing, tmp_path, content), steps.append)
+        assert stored.size == sum(steps) == size
+        assert storage.look(missing) == stored
+        fetching.fetch(missing)
+        assert fetching.sink.data == content
+
+    def test_what_is_there_is_never_replaced(self, fetching: Fetching, place: Place, tmp_path: Path) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        for old, new in ((b"old", b"newer"), (b"", b"newer"), (b"same", b"same")):
+            url = place(old, "file.bin")
+            with pytest.raises(TransferError):
+                fetching.storage().put(request(url, tmp_path, new), lambda _: None)
+            fetching.fetch(url)
+            assert fetching.sink.data == old, "it was replaced"
+
+    def test_a_file_that_is_not_what_was_said_is_not_stored(
+        self, fetching: Fetching, missing: str, tmp_path: Path
+    ) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        good = request(missing, tmp_path, os.urandom(SIZE))
+        for wrong in (
+            attrs.evolve(good, sha256="0" * 64),
+            attrs.evolve(good, size=SIZE - 1),
+            attrs.evolve(good, size=SIZE + 1),
+            attrs.evolve(good, path=tmp_path / "nothing"),
+        ):
+            with pytest.raises(TransferError):
+                fetching.storage().put(wrong, lambda _: None)
+            assert fetching.storage().look(missing) is None
+
+    def test_a_cancelled_upload_leaves_nothing(self, fetching: Fetching, missing: str, tmp_path: Path) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        storage, content = fetching.storage(), os.urandom(SIZE)
+        reason = CancelledError("The work was interrupted.")
+
+        def unwanted(_: int) -> None:
+            raise reason
+
+        with pytest.raises(CancelledError):
+            storage.put(request(missing, tmp_path, content), unwanted)
+        assert storage.look(missing) is None, "a part of a cancelled upload can be seen"
+        assert storage.put(request(missing, tmp_path, content), lambda _: None).size == SIZE
+
+    def test_an_upload_without_an_answer_is_whole_or_not_there(
+        self, fetching: Fetching, missing: str, tmp_path: Path, relay: Relay
+    ) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        fetching.need(StoragePromise.NETWORK)
+        relay.cut(0, times=1_000_000)
+        with pytest.raises(TransferError):
+            fetching.storage().put(request(missing, tmp_path, os.urandom(SIZE)), lambda _: None)
+        relay.cut(0, times=0)
+        found = fetching.storage().look(missing)
+        assert found is None or found.size == SIZE
+
+    def test_nothing_is_uploaded_offline(self, fetching: Fetching, missing: str, tmp_path: Path, relay: Relay) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        fetching.need(StoragePromise.NETWORK)
+        before, storage = relay.connections, fetching.storage(offline=True)
+        uses: list[Callable[[], Any]] = [
+            lambda: storage.put(request(missing, tmp_path, b"x"), lambda _: None),
+            lambda: storage.look(missing),
+        ]
+        for use in uses:
+            with pytest.raises(OfflineError):
+                use()
+        assert relay.connections == before, "a connection was opened while offline"
+
+    def test_a_public_address_is_https_without_secrets(self, fetching: Fetching, missing: str) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        public = fetching.storage().public_url(missing)
+        if public is not None:
+            parts = urlsplit(public)
+            assert parts.scheme == "https" and parts.hostname and not parts.query and "@" not in parts.netloc
+
+    def test_a_store_that_takes_no_files_says_so(self, fetching: Fetching, missing: str, tmp_path: Path) -> None:
+        storage = fetching.storage()
+        if StoragePromise.UPLOAD in storage.promises:
+            not_promised(fetching.plugin.name, "to refuse every upload")
+        uses: list[Callable[[], Any]] = [
+            lambda: storage.put(request(missing, tmp_path, b"x"), lambda _: None),
+            lambda: storage.look(missing),
+            lambda: storage.public_url(missing),
+        ]
+        for use in uses:
+            with pytest.raises(TransferError) as caught:
+                use()
+            assert caught.value.hint, "the error does not say what to do"
