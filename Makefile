@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLATFORM ?= process
-PLUGINS := plugins/server plugins/storage plugins/docker examples
+PLUGINS := plugins/server plugins/storage plugins/docker plugins/singularity examples
 EDITABLE := $(foreach path,. $(PLUGINS),-e $(path))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 

@@ -11,7 +11,7 @@ from medperf_core.entities import CommandStyle, TaskSpec
 from medperf_core.plugin import PreparedImage, Runner, TaskRequest
 
 BUSYBOX = Path("/bin/busybox")
-RUNS = 15
+RUNS = 31
 
 
 def compare(runner: Runner, prepared: PreparedImage, folder: Path, runs: int = RUNS) -> Ratio:

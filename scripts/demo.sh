@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Walk the model owner's journey from a folder to an approved association, showing every command.
-# Usage: demo.sh [process|docker]      Everything it makes is in .demo/ of the checkout.
+# Usage: demo.sh [process|docker|singularity]      Everything it makes is in .demo/ of the checkout.
 set -euo pipefail
 
 platform=${1:-process}

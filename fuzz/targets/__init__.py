@@ -14,6 +14,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "words": ("words", "engine-words", "redact", "task-log"),
     "site_files": ("audit", "audit-tampered", "profiles", "profile-keys", "site-records"),
     "engine": ("docker-answers", "build-file"),
+    "images": ("sif", "image-config", "recipe"),
 }
 NAMES = tuple(name for names in MODULES.values() for name in names)
 

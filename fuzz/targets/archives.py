@@ -19,10 +19,11 @@ from pathlib import Path
 from medperf_core.errors import MedperfError
 from medperf_core.plugin import BackendContext
 from medperf_core.plugin.digest import tree_digest
+from medperf_core.plugin.identities import DIGEST
+from medperf_core.plugin.image_archive import read, scan
 from medperf_core.site.archive import pack_tree, unpack
 from medperf_core.site.tarstream import UnpackLimits
-from medperf_docker import archive as saved
-from medperf_docker.images import DIGEST
+from medperf_docker.archive import nameless
 
 from fuzz.target import Draw, Target
 
@@ -208,11 +209,11 @@ def _scan(content: bytes, folder: Path) -> None:
     path = folder / "image.tar"
     path.write_bytes(content)
     context = BackendContext(cache_dir=folder, temp_dir=folder)
-    digest, found = saved.read(path, context)
+    digest, found = read(path, context)
     assert digest == hashlib.sha256(content).hexdigest()
     for image in found:
         assert DIGEST.fullmatch(image.config)
-        out = b"".join(saved.nameless(path, image, context, "loading"))
+        out = b"".join(nameless(path, image, context, "loading"))
         assert out.endswith(bytes(2 * BLOCK))
         with tarfile.open(fileobj=io.BytesIO(out), mode="r:") as tar:
             names = tar.getnames()
@@ -222,7 +223,7 @@ def _scan(content: bytes, folder: Path) -> None:
             said = json.loads(file.read()) if file else []
             assert [item["RepoTags"] for item in said] == [None], "a name was kept"
         try:
-            (again,) = saved.scan(io.BytesIO(out), "what the engine gets")
+            (again,) = scan(io.BytesIO(out), "what the engine gets")
         except MedperfError as error:
             raise AssertionError("what the engine would get cannot be read") from error
         assert again.config == image.config, "the engine would get another image"

@@ -9,6 +9,7 @@ from typing import Any
 
 from medperf_core.entities.image import ImageSource, SourceKind
 from medperf_core.errors import MedperfError
+from medperf_core.plugin.identities import agrees
 from medperf_docker import daemon, images
 from medperf_docker.build import base_images
 from medperf_docker.connect import engine_error, one_line
@@ -50,7 +51,7 @@ def run_answers(data: bytes, folder: Path) -> None:
         case 1:
             image = _map(draw, {"Id": "sha256:" + "0" * 64})
             known = images.identities(image, daemon.read(INFO, VERSION))
-            images.agrees(known, known)
+            agrees(known, known)
             images.prepared(image, known, SOURCE)
         case 2:
             progress = LayerProgress("pulling", lambda event: None)

@@ -13,6 +13,7 @@ from medperf_core.journeys.steps import _earlier
 from medperf_core.site.audit import AuditEntry, AuditHead, AuditLog, Event
 from medperf_core.site.cache import Cache
 from medperf_core.site.credentials import CredentialStore
+from medperf_core.site.credentials_keyring import SystemKeyring
 from medperf_core.site.home import Home
 from medperf_core.site.outbox import Outbox
 from medperf_core.site.profiles import ProfileStore
@@ -145,6 +146,16 @@ def run_profile_keys(data: bytes, folder: Path) -> None:
         assert store.get("default") == made, "it is kept as something else"
 
 
+class _Keyring(SystemKeyring):
+    """Has one entry, whatever it is asked for."""
+
+    def __init__(self, entry: str) -> None:
+        self._entry = entry
+
+    def get(self, service: str, user: str) -> str:
+        return self._entry
+
+
 def run_records(data: bytes, folder: Path) -> None:
     """Outbox, test reports, credentials, the cache's and the steps' records, the version."""
     home = _home(folder)
@@ -162,7 +173,8 @@ def run_records(data: bytes, folder: Path) -> None:
             found = Records(home).list()
             assert len(found.reports) + len(found.damaged) == 1
         case 2:
-            store = CredentialStore(home)
+            # The same bytes as the file, and as the keyring's entry that a file notes.
+            store = CredentialStore(home, keyring=lambda: _Keyring(content.decode("utf-8", "replace")))
             store.put("name", {"a": "b"})
             file = next(home.credentials_dir.glob("*.json"))
             file.write_bytes(content)
@@ -237,6 +249,8 @@ def _record_seeds() -> Iterable[bytes]:
     yield b"\0" + json.dumps(pending).encode()
     yield b"\1" + json.dumps({"uid": "0123456789abcdef", "created_at": "t", "steps": [], "results": {}}).encode()
     yield b'\2{"name": "name", "credentials": {"a": "b"}}'
+    yield b'\2{"name": "name", "keyring": {"service": "medperf /home", "user": "name"}}'
+    yield b'\2{"keyring": {"service": "medperf /home", "user": "name"}, "a": "b"}'
     yield b'\3{"looks": "100444 8 1 1 1"}'
     step = {
         "task": "infer",

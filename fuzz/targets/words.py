@@ -9,13 +9,13 @@ from medperf_core.builtin._engine_args import read_engine_args
 from medperf_core.builtin._manifests import Reading
 from medperf_core.errors import MedperfError
 from medperf_core.plugin import Event, Gpus, Manifest
+from medperf_core.plugin.build_context import build_arguments
 from medperf_core.plugin.isolation import Waiver
 from medperf_core.plugin.runner import TAIL_LINES
 from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_core.site.options import SiteOptions, merge, parse_size
 from medperf_core.site.profiles import Profile
 from medperf_core.site.redact import Redactor
-from medperf_docker.build import arguments
 
 from fuzz.target import Draw, Target
 
@@ -42,7 +42,7 @@ def run_words(data: bytes, folder: Path) -> None:
             waiver = Waiver.parse(text)
             assert Waiver.parse(str(waiver)) == waiver
         case 3:
-            arguments(text.split("\n"))
+            build_arguments(text.split("\n"))
         case _:
             variables = {f"MEDPERF_{name}": word for name, word in zip(NAMES, text.split("\n"), strict=False)}
             found = merge(Profile(), SiteOptions(), variables)

@@ -7,6 +7,7 @@ import pytest
 from medperf_core import Site, SiteOptions
 from medperf_core.errors import CheckFailedError, ExecutionError, PluginError, UsageError
 from medperf_core.journeys.platforms import require_same, run_test_on
+from tests.engines import require
 
 from .conftest import Tutorial, variant
 
@@ -28,6 +29,18 @@ def test_two_platforms_come_to_the_same(docker: Tutorial) -> None:
         assert found.reports["process"].steps[-1].waivers == ["no-isolation"]
         assert {report.uid for report in found.reports.values()} <= {each.uid for each in site.records.list().reports}
         assert site.effective.platform == before
+
+
+def test_docker_and_singularity_come_to_the_same(docker: Tutorial) -> None:
+    require("apptainer")
+    with docker.site() as site:
+        found = run_test_on(site, ("docker", "singularity"), benchmark=1, model=str(docker.model))
+        require_same(found)
+        assert [report.steps[-1].engine.partition(" ")[0] for report in found.reports.values()] == [
+            "docker",
+            "apptainer",
+        ]
+        assert not any(step.waivers for report in found.reports.values() for step in report.steps)
 
 
 def test_other_results_on_the_other_platform(docker: Tutorial) -> None:

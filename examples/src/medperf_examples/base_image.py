@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from medperf_examples import root_fs
+from medperf_core.plugin.testing import root_fs
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -27,6 +27,21 @@ def write(target: Path | BinaryIO) -> None:
             root_fs.write(stream)
     else:
         root_fs.write(target)
+
+
+def save(target: Path) -> None:
+    """Write the image as a file, as `docker save` does; no engine is needed."""
+    from medperf_core.plugin.testing.saved_image import configuration, layer_digest
+    from medperf_core.plugin.testing.saved_image import save as save_image
+
+    layer = target.with_suffix(".layer")
+    try:
+        write(layer)
+        digest = layer_digest(layer)
+        config = configuration([digest], {"Env": [f"PATH={PATH}"], "Cmd": ["python3"]})
+        save_image(target, config, [(layer, digest)], "localhost/medperf-examples/python-base:local")
+    finally:
+        layer.unlink(missing_ok=True)
 
 
 def exists(tag: str) -> bool:

@@ -32,7 +32,7 @@ def tutorial() -> None:
     "--base-image",
     default=None,
     metavar="IMAGE",
-    help="Docker image to build the examples on; made from this machine's Python if not given.",
+    help="Image to build the examples on; made from this machine's Python if not given.",
 )
 @click.pass_context
 def start(context: click.Context, role: str, folder: Path, platform: str | None, base_image: str | None) -> None:

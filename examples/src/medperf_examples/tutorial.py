@@ -20,6 +20,7 @@ from medperf_core.journeys.account import login, logout
 from medperf_core.journeys.compatibility import run_test
 from medperf_core.journeys.package import package
 from medperf_core.journeys.submit import HostedFiles, submit_container
+from medperf_core.plugin.descriptors import RunnerPlugin
 from medperf_core.plugin.digest import file_digest, source_digest
 from medperf_core.site.folders import make_folder
 
@@ -55,7 +56,7 @@ def start_tutorial(
     Args:
         folder: absolute path of a folder that does not exist yet.
         platform: the runner that the profiles use.
-        base_image: for docker, the image to build on; None makes one from this machine's Python.
+        base_image: for container engines, the image to build on; None makes one from this machine's Python.
         home: home folder of the site; None for the usual one.
         tell: is given a line for each step.
 
@@ -100,19 +101,42 @@ def _make_profiles(
             ImageIdentity(IdentityKind.SOURCE, source_digest(folder / name / "project")) for name in wdbc.containers()
         ]
         changes["allow"] = tuple(f"no-isolation={source}" for source in sources)
+    backends = {}
     if platform == "docker":
-        if base_image is None:
-            from medperf_examples import base_image as local_base
-
-            tell("Making a base image from this machine's Python")
-            if not local_base.exists(BASE_IMAGE):
-                local_base.import_image(BASE_IMAGE)
-            base_image = BASE_IMAGE
-        changes["backends"] = {"docker": {"build_args": [f"BASE_IMAGE={base_image}"]}}
+        backends["docker"] = {"build_args": [f"BASE_IMAGE={base_image or _imported_base(tell)}"]}
+    if platform == "singularity" or (platform == "docker" and _has_runner(home, "singularity")):
+        backends["singularity"] = {"build_args": [f"BASE_IMAGE={base_image or _saved_base(folder, tell)}"]}
+    if backends:
+        changes["backends"] = backends
     with Site.open(home) as site:
         for name in (OWNER, COMMITTEE, ADMIN):
             site.profiles.create(name, **changes)
         site.profiles.activate(OWNER)
+
+
+def _has_runner(home: Path | None, name: str) -> bool:
+    with Site.open(home) as site:
+        return any(item.name == name for item in site.plugins.all(RunnerPlugin))
+
+
+def _imported_base(tell: Callable[[str], None]) -> str:
+    """The base image in Docker's store; made if it is not there."""
+    from medperf_examples import base_image
+
+    tell("Making a base image from this machine's Python")
+    if not base_image.exists(BASE_IMAGE):
+        base_image.import_image(BASE_IMAGE)
+    return BASE_IMAGE
+
+
+def _saved_base(folder: Path, tell: Callable[[str], None]) -> str:
+    """The base image as a file, for engines without a store."""
+    from medperf_examples import base_image
+
+    tell("Writing a base image from this machine's Python")
+    path = folder / "python-base.tar"
+    base_image.save(path)
+    return str(path)
 
 
 def _add_users(home: Path | None) -> None:

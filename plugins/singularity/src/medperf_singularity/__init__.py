@@ -1,0 +1,1 @@
+"""The ``singularity`` runner of medperf: container tasks with Apptainer, or with Singularity."""
