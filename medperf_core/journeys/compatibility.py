@@ -167,6 +167,7 @@ def _demo_data(
         for path in (data, labels):
             if not path.is_dir():
                 raise UsageError(f"There is no folder {path}.")
+        site.data_folders.remember((data, labels))
         return DemoData(data.resolve(), labels.resolve(), None, {"data_path": str(data), "labels_path": str(labels)})
     if url:
         return fetch_demo_data(site, url, sha256, Origin.TYPED)

@@ -14,6 +14,9 @@ from medperf_core.plugin.runner import TaskOutcome
 from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
+DATA = frozenset({"data_path", "labels_path", "labels", "metadata_path"})
+"""Inputs that are, or may be, patients' data."""
+
 
 def run_container_task(
     site: Site,
@@ -46,6 +49,7 @@ def run_container_task(
     spec = ready.spec.task(task)
     _check_names(spec, inputs)
     permit_run(site, ready, task, None)
+    site.data_folders.remember(path for label, path in inputs.items() if label in DATA)
     make_folder(output, f"The output folder {output}")
     try:
         mounts = build_mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, output)

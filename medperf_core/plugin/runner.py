@@ -12,7 +12,7 @@ import attrs
 from medperf_core.entities.image import ImageIdentity, ImageSource
 from medperf_core.entities.roles import VolumeKind
 from medperf_core.entities.spec import TaskSpec
-from medperf_core.errors import InvalidEntityError
+from medperf_core.errors import ExecutionError, InvalidEntityError
 from medperf_core.plugin.doctor import Check
 from medperf_core.plugin.isolation import Capabilities
 
@@ -246,6 +246,20 @@ class Runner(abc.ABC):
     @abc.abstractmethod
     def command_line(self, prepared: PreparedImage, request: TaskRequest) -> tuple[str, ...]:
         """The engine's own command that does the same as ``run``, for people to read and repeat."""
+
+    def save(self, prepared: PreparedImage, folder: Path) -> Path:
+        """Write a prepared image to a file that can be hosted, and return it.
+
+        Args:
+            folder: gets ``image.tar``, as ``docker save`` writes it, or ``image.sif``; it has neither yet.
+
+        Raises:
+            ExecutionError: it cannot be written, or this runner has no such files.
+        """
+        raise ExecutionError(
+            f"The image of {prepared.source} cannot be saved: this runner has no image files.",
+            hint="Use --platform docker or singularity.",
+        )
 
     def doctor(self) -> Iterable[Check]:
         """Checks of this engine for ``medperf doctor``."""

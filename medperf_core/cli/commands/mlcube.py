@@ -25,7 +25,7 @@ from medperf_core.cli.registry import list_entities, view_entity
 from medperf_core.cli.results import print_results
 from medperf_core.cli.session import Session, pass_session
 from medperf_core.cli.waivers import say_waived
-from medperf_core.entities import Container, Role, State
+from medperf_core.entities import Container, Model, Role, State
 from medperf_core.entities.roles import role_of
 from medperf_core.errors import InvalidEntityError, TransferError, UsageError
 from medperf_core.journeys.associate import associate as ask
@@ -33,6 +33,8 @@ from medperf_core.journeys.containers import read_local
 from medperf_core.journeys.create import create_model
 from medperf_core.journeys.package import Package, check_container
 from medperf_core.journeys.package import package as write_package
+from medperf_core.journeys.publish import Hosted
+from medperf_core.journeys.publish import publish as publish_container
 from medperf_core.journeys.run_task import run_container_task
 from medperf_core.journeys.submit import HostedFiles, submit_container
 from medperf_core.site.archive import pack_tree
@@ -222,6 +224,10 @@ def submit(session: Session, /, name: str, development: bool, yes: bool, **given
         note("OPERATION is final: what is registered cannot be changed afterwards. (--development keeps it editable.)")
     with session.opened(yes=yes) as site:
         done = submit_container(site, name, files, development=development)
+    _say_registered(done)
+
+
+def _say_registered(done: Container | Model) -> None:
     container = done if isinstance(done, Container) else done.container
     if container is None:
         return
@@ -231,6 +237,59 @@ def submit(session: Session, /, name: str, development: bool, yes: bool, **given
         next_step(f"medperf mlcube associate --benchmark BENCHMARK --model_uid {container.id}")
     else:
         next_step(f"medperf mlcube view {container.id}")
+
+
+@mlcube.command()
+@click.argument("path", type=click.Path(path_type=Path), callback=container_path)
+@click.option(
+    "--to", required=True, metavar="URL", help="Where to: gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, file:///FOLDER."
+)
+@click.option("--name", "-n", help="Name of the container, unique on the server; by default its manifest's.")
+@click.option("--type", "role", type=click.Choice(ROLES), help="What the container must be able to do.")
+@click.option("--image", is_flag=True, help="Upload the container image too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be uploaded and registered.")
+@click.option("--development", is_flag=True, help="Keep it editable instead of final.")
+@yes_option
+@run_options
+@pass_session
+def publish(
+    session: Session,
+    /,
+    path: Path,
+    to: str,
+    name: str | None,
+    role: str | None,
+    image: bool,
+    dry_run: bool,
+    development: bool,
+    yes: bool,
+) -> None:
+    """Package a container, upload its files, read them back, and register it."""
+    if not development and not dry_run:
+        note("OPERATION is final: what is registered cannot be changed afterwards. (--development keeps it editable.)")
+    with session.opened(yes=yes) as site:
+        done = publish_container(
+            site,
+            path,
+            to,
+            name=name,
+            role=Role(role) if role else None,
+            image=image,
+            dry_run=dry_run,
+            development=development,
+            show=_say_hosted,
+        )
+    if done.registered is None:
+        note("Nothing was uploaded or registered (--dry-run).")
+        return
+    for each in done.files:
+        click.echo(f"{each.sha256}  {each.size:>12}  {each.url}")
+    _say_registered(done.registered)
+
+
+def _say_hosted(files: tuple[Hosted, ...]) -> None:
+    for each in files:
+        note(f"{'There already' if each.there else 'To upload'}: {each.name}, {each.size} bytes, as {each.target}")
 
 
 @mlcube.command()
