@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 .PHONY: help setup demo test lint engines engines-stop soak bench clean
 
 help:
-	@echo "make demo [PLATFORM=docker]  walk the model owner's journey from start to end"
+	@echo "make demo [PLATFORM=NAME]  walk the model owner's journey from start to end"
 	@echo "make test                    run the tests with what this machine has"
 	@echo "make lint                    check style, types and the floors"
 	@echo "make engines                 install and start the engines that the rest of the tests use (root, Debian)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medperf_core.cli.pace import Pace, clock
 from medperf_core.cli.text import printable
 from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
 
@@ -28,6 +29,7 @@ class PlainDisplay:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._told: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
 
     def __call__(self, event: Event) -> None:
         line = self._words(event)
@@ -42,15 +44,27 @@ class PlainDisplay:
             return None
         if isinstance(event, Progress):
             return self._progress(event)
+        self._forget(event)
         return words(event)
 
     def _progress(self, event: Progress) -> str | None:
         now = time.monotonic()
+        pace = self._pace(event, now)
         last = self._told.setdefault(event.what, now)
         if now - last < SECONDS_BETWEEN_LINES:
             return None
         self._told[event.what] = now
-        return f"  {event.what}: {amount(event)}"
+        return f"  {event.what}: {amount(event)}{speed(event, pace)}"
+
+    def _pace(self, event: Progress, now: float) -> Pace:
+        pace = self._paces.setdefault(event.what, Pace())
+        pace.note(now, event.done)
+        return pace
+
+    def _forget(self, event: Event) -> None:
+        if isinstance(event, StepStarted | StepFinished):
+            self._paces.pop(event.what, None)
+            self._told.pop(event.what, None)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -80,10 +94,12 @@ class LiveDisplay(PlainDisplay):
             if isinstance(event, StepStarted):
                 self._task(bars, event.what)
             elif isinstance(event, Progress):
-                bars.update(self._task(bars, event.what), completed=event.done, total=event.total, amount=amount(event))
+                shown = amount(event) + speed(event, self._pace(event, time.monotonic()))
+                bars.update(self._task(bars, event.what), completed=event.done, total=event.total, amount=shown)
                 if event.total is not None and event.done >= event.total:
                     self._drop(bars, event.what)
             else:
+                self._forget(event)
                 if isinstance(event, StepFinished):
                     self._drop(bars, event.what)
                 line = notice(event) if isinstance(event, Notice) else words(event)
@@ -165,10 +181,22 @@ def amount(event: Progress) -> str:
     """How much is done, such as ``3.2 of 12.0 MiB``."""
     if event.unit != "B":
         return f"{event.done}{'' if event.total is None else f' of {event.total}'} {event.unit}"
-    largest = event.total or event.done
-    unit, size = next(
-        (pair for pair in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)) if largest >= pair[1]), ("B", 1)
-    )
+    unit, size = _unit(event.total or event.done)
     done = f"{event.done / size:.1f}" if size > 1 else str(event.done)
     total = "" if event.total is None else f" of {event.total / size:.1f}" if size > 1 else f" of {event.total}"
     return f"{done}{total} {unit}"
+
+
+def speed(event: Progress, pace: Pace) -> str:
+    """How fast bytes come and how long it will take, to be put behind the amount; "" if that is not known."""
+    if event.unit != "B" or pace.rate is None:
+        return ""
+    unit, size = _unit(int(pace.rate))
+    left = pace.left(event.total)
+    return f", {pace.rate / size:.1f} {unit}/s" + (f", {clock(left)} left" if left else "")
+
+
+def _unit(largest: int) -> tuple[str, int]:
+    return next(
+        (pair for pair in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)) if largest >= pair[1]), ("B", 1)
+    )

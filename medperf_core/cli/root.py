@@ -32,7 +32,8 @@ TABLE = {
     "association": _entry("association", "association", "See and answer requests to take part in benchmarks."),
     "auth": _entry("auth", "auth", "Log in to the profile's server and out of it."),
     "benchmark": _entry("benchmark", "benchmark", "See benchmarks."),
-    "cache": _entry("cache", "cache", "See, check and free what is kept of fetched files."),
+    "bundle": _entry("bundle", "bundle", "Carry a benchmark to a site without internet, in one signed file."),
+    "cache": _entry("cache", "cache", "See, check, free and move what is kept of fetched files."),
     "completion": _entry("completion", "completion", "Print the completion script of a shell."),
     "container": _entry("mlcube", "mlcube", "Another name for mlcube."),
     "dataset": _entry("dataset", "dataset", "See registered datasets."),
@@ -42,7 +43,7 @@ TABLE = {
     "model": _entry("model", "model", "See models and associate them with benchmarks."),
     "plugin": _entry("plugin", "plugin", "See the installed plugins."),
     "profile": _entry("profile", "profile", "Manage profiles: servers, engines and other settings."),
-    "site": _entry("site", "site", "See what left this site."),
+    "site": _entry("site", "site", "See what left this site, and the key that it signs with."),
     "storage": _entry("cache", "cache", "Another name for cache."),
     "test": _entry("test", "test", "Test a model, or all of a benchmark, on demo data."),
 }

@@ -33,7 +33,9 @@ from medperf_core.plugin.manifest import load_manifest, manifest_from_data
 from medperf_core.plugin.packager import LocalFiles, Manifest, Packager
 from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.runner import PreparedImage
+from medperf_core.site.bundles import bundled_images
 from medperf_core.site.fetch import Origin
+from medperf_core.site.offline_server import OfflineServer
 from medperf_core.site.site import Site
 
 LOCAL = "local"
@@ -248,6 +250,7 @@ def _registered_sources(
     site: Site, container: Container, spec: ContainerSpec
 ) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
     """Each way to get the image, with the recorded identities that can be compared on that way."""
+    yield from _bundled_sources(site, container)
     recorded = container.images()
     sources = container.sources()
     by_kind = {
@@ -267,6 +270,17 @@ def _registered_sources(
             fetched = site.fetch(sources["image"]["url"], origin=site.server_origin, sha256=sources["image"]["sha256"])
             kind = SourceKind.SIF if expected[0].kind is IdentityKind.SIF else SourceKind.ARCHIVE
             yield ImageSource(kind, str(fetched.path), name=container.name), expected
+
+
+def _bundled_sources(site: Site, container: Container) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
+    """Image files that loaded bundles brought: the signed index vouches that each is of this container. What is
+    recorded of the container is compared too, as far as the file allows it."""
+    if not isinstance(site.server, OfflineServer):
+        return
+    for image, identity in bundled_images(site.server.bundles, container):
+        path = site.cache.file(image.sha256)
+        if path is not None:
+            yield ImageSource(image.kind, str(path), name=container.name), (*container.images(), identity)
 
 
 def _prepare(

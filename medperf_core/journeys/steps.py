@@ -29,6 +29,7 @@ from medperf_core.plugin.digest import path_digest
 from medperf_core.plugin.events import StepFinished, StepStarted
 from medperf_core.plugin.runner import TaskOutcome, TaskRequest
 from medperf_core.site.home import locked
+from medperf_core.site.kept_steps import STEPS, note_step_use, step_lock
 from medperf_core.site.site import Site
 
 
@@ -101,9 +102,10 @@ def run_step(
     what = f"{task_name} of {container.name or container.ref}"
     permit_run(site, container, task_name, benchmark)
     key = _key(site, container, task_name, digests)
-    kept = site.home.cache_dir / "steps" / key
+    kept = site.cache_dir / STEPS / key
     with _alone(site, key, what):
         if not fresh and (earlier := _earlier(kept, site.digests.path_digest)) is not None:
+            note_step_use(kept)
             site.emit(StepFinished(what, "reused: image, inputs and parameters are unchanged"))
             return earlier
         return _done(site, container, task_name, inputs, digests, kept)
@@ -112,7 +114,7 @@ def run_step(
 @contextmanager
 def _alone(site: Site, key: str, what: str) -> Iterator[None]:
     """Two commands that want the same step do not do it twice: the second waits, and finds it done."""
-    lock = site.home.locks / f"step-{key[:32]}.lock"
+    lock = step_lock(site.home, key)
     with ExitStack() as held:
         try:
             held.enter_context(locked(lock, what, timeout=0))

@@ -8,6 +8,7 @@ Layout below the root (mode 0700)::
     trees/ab/ab12....json   the same for the tree, with its tree_digest
     locks/ab12....lock      held while an entry is changed; processes share the cache safely
     temp/                   files that are on their way in
+    partial/                files whose fetch was interrupted; see ``partials``
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from medperf_core.errors import InvalidEntityError, NotFoundError
 from medperf_core.plugin.digest import file_digest, tree_digest
 from medperf_core.site.archive import unpack
 from medperf_core.site.atomic import write_atomically
+from medperf_core.site.partials import Partials
 from medperf_core.site.tarstream import UnpackLimits
 
 LEFTOVER_SECONDS = 24 * 3600
@@ -43,6 +45,10 @@ class Kind(StrEnum):
 
     FILE = "file"
     TREE = "tree"
+    PARTIAL = "partial"
+
+
+_WHOLE = (Kind.FILE, Kind.TREE)
 
 
 @attrs.frozen
@@ -50,7 +56,8 @@ class CacheEntry:
     """An entry as ``medperf cache`` lists it.
 
     Attributes:
-        sha256: hexadecimal; for a tree, of the archive that it was unpacked from.
+        sha256: hexadecimal; for a tree, of the archive that it was unpacked from; for what came of a file whose fetch
+            was interrupted, of the whole file as it is expected.
         size: bytes, of all files together for a tree.
         used: seconds since the epoch when it was last asked for, or came in.
     """
@@ -70,6 +77,7 @@ class Cache:
         for folder in (root, *(root / name for name in ("files", "trees", "locks", "temp"))):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
+        self.partials = Partials(root / "partial")
 
     def temporary(self) -> Path:
         """A new name for a file on its way in, for ``add``. Whoever asks removes it if it comes to nothing."""
@@ -78,11 +86,11 @@ class Cache:
     def file(self, sha256: str) -> Path | None:
         """The file of that hash; None if there is none, or if it is not what it was and so was dropped."""
         path = self._path(Kind.FILE, sha256)
-        looks = _looks_of_file(path)
-        if looks is not None and _recorded(path) == looks:
-            _note_use(path)
-            return path
-        with self._lock(sha256):
+        with self._lock(sha256):  # so that what is about to be used is not freed
+            looks = _looks_of_file(path)
+            if looks is not None and _recorded(path) == looks:
+                _note_use(path)
+                return path
             return path if self._checked_file(path, sha256) else None
 
     def add(self, sha256: str, temporary: Path) -> Path:
@@ -95,6 +103,7 @@ class Cache:
         with self._lock(sha256):
             if self._checked_file(path, sha256):
                 temporary.unlink()
+                _note_use(path)
             else:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 temporary.chmod(0o444)
@@ -113,11 +122,12 @@ class Cache:
             TransferError: there is no room.
         """
         path = self._path(Kind.TREE, sha256)
-        if _is_unchanged_tree(path):
-            _note_use(path)
-            return path
         with self._lock(sha256):
+            if _is_unchanged_tree(path):
+                _note_use(path)
+                return path
             if self._checked_tree(path):
+                _note_use(path)
                 return path
             archive = self._path(Kind.FILE, sha256)
             if not self._checked_file(archive, sha256):
@@ -137,27 +147,51 @@ class Cache:
                 used = _record_path(path).stat().st_mtime
             except OSError:
                 used = 0.0
-            found.append(CacheEntry(path.name, kind, path, _size(path), used))
+            found.append(CacheEntry(path.name, kind, path, tree_size(path), used))
+        found += [
+            CacheEntry(part.sha256, Kind.PARTIAL, part.path, part.size, part.used)
+            for part in self.partials.parts()
+            if part.sha256
+        ]
         return sorted(found, key=lambda entry: (entry.used, entry.sha256, entry.kind))
 
     def size(self) -> int:
         """Bytes of all files in the cache."""
-        return sum(_size(path) for _, path in self._paths())
+        return sum(entry.size for entry in self.entries())
 
     def remove(self, sha256: str) -> int:
-        """Remove the file and the tree of that hash; returns the bytes that they had."""
+        """Remove the file and the tree of that hash, and what came of it when a fetch was interrupted; returns the
+        bytes that they had."""
         freed = 0
+        for part in self.partials.parts():
+            if part.sha256 == sha256:
+                freed += self.partials.remove(part.key)
         with self._lock(sha256):
-            for kind in Kind:
+            for kind in _WHOLE:
                 path = self._path(kind, sha256)
-                freed += _size(path)
+                freed += tree_size(path)
                 self._drop(path)
         return freed
 
+    def free(self, entry: CacheEntry, in_use_since: float) -> bool:
+        """Remove an entry unless it was used since then (seconds since the epoch); whether it went."""
+        if entry.kind is Kind.PARTIAL:
+            return self.partials.remove(entry.path.stem) > 0
+        with self._lock(entry.sha256):
+            try:
+                if _record_path(entry.path).stat().st_mtime >= in_use_since:
+                    return False
+            except FileNotFoundError:
+                pass  # without a record it is of no use to anybody
+            self._drop(entry.path)
+        return True
+
     def verify(self) -> list[CacheEntry]:
-        """Hash everything again, whatever it looks like; drops and returns what is not what it was."""
+        """Hash everything that is whole again, whatever it looks like; drops and returns what is not what it was."""
         dropped = []
         for entry in self.entries():
+            if entry.kind is Kind.PARTIAL:
+                continue
             with self._lock(entry.sha256):
                 if entry.kind is Kind.FILE:
                     good = self._checked_file(entry.path, entry.sha256, anew=True)
@@ -168,7 +202,9 @@ class Cache:
         return dropped
 
     def remove_leftovers(self, older_than: float = LEFTOVER_SECONDS) -> None:
-        """Remove what crashed processes left on its way in and nobody wrote to for that many seconds."""
+        """Remove what crashed processes left on its way in and nobody wrote to for that many seconds, and interrupted
+        files that are kept no longer."""
+        self.partials.sweep()
         for path in (self.root / "temp").iterdir():
             try:
                 if time.time() - path.lstat().st_mtime > older_than:
@@ -182,7 +218,7 @@ class Cache:
         return self.root / f"{kind}s" / sha256[:2] / sha256
 
     def _paths(self) -> Iterator[tuple[Kind, Path]]:
-        for kind in Kind:
+        for kind in _WHOLE:
             for folder in sorted((self.root / f"{kind}s").iterdir()):
                 for path in sorted(folder.iterdir()):
                     if SHA256_HEX.fullmatch(path.name):
@@ -303,7 +339,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _size(path: Path) -> int:
+def tree_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what vanishes meanwhile does not count."""
     total = 0
     try:
         if not path.is_dir():

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
@@ -19,20 +13,15 @@ import attrs
 from medperf_core.entities.checks import SHA256_HEX
 from medperf_core.errors import InvalidEntityError, TransferError, VerificationError
 from medperf_core.plugin.context import BackendContext
-from medperf_core.plugin.events import Progress, StepFinished, StepStarted
-from medperf_core.plugin.storage import FetchInfo, FetchRequest, Storage
+from medperf_core.plugin.events import Notice, StepFinished, StepStarted
+from medperf_core.plugin.storage import FetchRequest, Storage, StoragePromise
 from medperf_core.site.cache import Cache
-from medperf_core.site.side_hash import SideHash
+from medperf_core.site.partials import Partial
+from medperf_core.site.sink import CacheSink, writing
 
 MAX_BYTES = 1 << 40
-RESERVE = 256 << 20
-"""Bytes of the disk that a fetch leaves free, so that the site can still write its records."""
-
-PROGRESS_SECONDS = 0.2
-WRITE_OUT_BYTES = 32 << 20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _HTML = re.compile(rb"\s*(<!--.{0,200}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL)
-_HEAD = 512
 
 
 class Origin(StrEnum):
@@ -104,9 +93,11 @@ class Fetcher:
         expected = sha256.lower() if sha256 else None
         if expected and not SHA256_HEX.fullmatch(expected):
             raise InvalidEntityError(f"{sha256!r} is not a SHA-256.", hint="It has 64 digits 0-9 and a-f.")
-        address = _address(url, origin)
+        cached = self._cache.file(expected) if expected else None
+        # An address that is not followed may name what it likes: such as a file of the machine that made a bundle.
+        address = _address(url, Origin.TYPED if cached else origin)
         shown = _redacted(address)
-        if expected and (cached := self._cache.file(expected)):
+        if expected and cached:
             return Fetched(cached, expected, cached.stat().st_size, address, shown, reused=True)
         scheme = address.partition(":")[0]
         store = self._storages(scheme)
@@ -120,149 +111,76 @@ class Fetcher:
 
     def _fetch(self, store: Storage, request: FetchRequest, shown: str, expected: str | None) -> Fetched:
         self._cache.remove_leftovers()
+        # Without an expected hash, nobody would notice if what is kept did not fit what comes.
+        if expected and StoragePromise.RESUME in store.promises:
+            with self._cache.partials.taken(shown, expected) as partial:
+                if partial is not None:
+                    return self._fetch_to(partial.path, partial, store, request, shown, expected)
         temporary = self._cache.temporary()
         try:
-            with CacheSink(temporary, shown, request.max_bytes, self._context) as sink:
-                info = store.fetch(request, sink)
-                sink.finish(info)
-            if expected and sink.sha256 != expected:
-                raise _mismatch(shown, expected, sink)
-            with _writing(shown):
-                path = self._cache.add(sink.sha256, temporary)
+            return self._fetch_to(temporary, None, store, request, shown, expected)
         finally:
             temporary.unlink(missing_ok=True)
-        return Fetched(path, sink.sha256, sink.written, request.url, shown)
 
-
-class CacheSink:
-    """Takes one file: writes it to ``path``, hashes and counts it, watches the limits, tells the progress.
-
-    Args:
-        shown: the redacted address, for messages.
-    """
-
-    def __init__(self, path: Path, shown: str, max_bytes: int, context: BackendContext) -> None:
-        self._path = path
-        self._shown = shown
-        self._max_bytes = max_bytes
-        self._context = context
-        with _writing(shown):
-            self._stream = path.open("xb", buffering=0)
-        self._told = 0.0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._digest = SideHash()
-        self._written = 0
-        self._on_its_way = 0
-        self._expected: int | None = None
-        self.head = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._digest.close()
-        with _writing(self._shown):
-            self._stream.close()
-
-    @property
-    def written(self) -> int:
-        return self._written
-
-    @property
-    def sha256(self) -> str:
-        """Hexadecimal, of what was taken so far."""
-        return self._digest.hexdigest()
-
-    def expect(self, size: int | None) -> None:
-        self._expected = size
-        if size is None:
-            return
-        if size > self._max_bytes:
-            raise self._too_large(f"has {size} bytes")
-        free = shutil.disk_usage(self._path.parent).free
-        if size + RESERVE > free:
-            raise TransferError(
-                f"{self._shown} has {size} bytes, but only {max(free - RESERVE, 0)} are free for it in the cache "
-                f"({self._path.parent.parent}).",
-                hint="Free some room on that disk, or keep the cache on a larger one.",
-            )
-
-    def write(self, data: bytes) -> None:
-        self._context.cancel.raise_if_cancelled()
-        total = self._written + len(data)
-        if total > self._max_bytes:
-            raise self._too_large("is larger")
-        if self._expected is not None and total > self._expected:
-            raise TransferError(
-                f"{self._shown} sent more than the {self._expected} bytes that it announced.",
-                hint="The server or a proxy is at fault; try again later.",
-            )
-        if len(self.head) < _HEAD:
-            self.head += data[: _HEAD - len(self.head)]
-        self._digest.update(data)
-        with _writing(self._shown):
-            left = memoryview(data)
-            while left:
-                left = left[self._stream.write(left) :]
-        self._written = total
-        self._write_out()
-        self._tell(finished=False)
-
-    def restart(self) -> None:
-        self._digest.close()
-        with _writing(self._shown):
-            self._stream.seek(0)
-            self._stream.truncate()
-        self._begin()
-
-    def finish(self, info: FetchInfo) -> None:
-        """Make sure that all that was announced came, and that it is on the disk."""
-        for size in (self._expected, info.size):
-            if size is not None and size != self._written:
-                raise TransferError(
-                    f"{self._shown} was cut short: {self._written} of {size} bytes came.",
-                    hint="Try again; nothing was kept.",
+    def _fetch_to(
+        self,
+        path: Path,
+        partial: Partial | None,
+        store: Storage,
+        request: FetchRequest,
+        shown: str,
+        expected: str | None,
+    ) -> Fetched:
+        sink, joined = self._receive(path, partial, store, request, shown, expected)
+        if joined and expected not in (None, sink.sha256):
+            self._context.emit(
+                Notice(
+                    f"{shown} came in several parts that do not make up the expected file; it is fetched once more in "
+                    "one piece.",
+                    "warning",
                 )
-        with _writing(self._shown):
-            os.fsync(self._stream.fileno())
-        self._tell(finished=True)
+            )
+            _remove(path, partial)
+            request = attrs.evolve(request, whole=True)
+            sink, _ = self._receive(path, partial, store, request, shown, expected)
+        if expected not in (None, sink.sha256):
+            _remove(path, partial)
+            raise _mismatch(shown, str(expected), sink)
+        with writing(shown):
+            added = self._cache.add(sink.sha256, path)
+            _remove(path, partial)
+        return Fetched(added, sink.sha256, sink.written, request.url, shown)
 
-    def _write_out(self) -> None:
-        """Has the system begin to put on the disk what came, so that little is left to wait for at the end."""
-        if self._written - self._on_its_way >= WRITE_OUT_BYTES:
-            with _writing(self._shown):
-                # "Not needed" starts the writing without waiting; what is not written yet stays in memory anyway.
-                length = self._written - self._on_its_way
-                os.posix_fadvise(self._stream.fileno(), self._on_its_way, length, os.POSIX_FADV_DONTNEED)
-            self._on_its_way = self._written
+    def _receive(
+        self,
+        path: Path,
+        partial: Partial | None,
+        store: Storage,
+        request: FetchRequest,
+        shown: str,
+        expected: str | None,
+    ) -> tuple[CacheSink, bool]:
+        """All bytes into ``path``; also whether they came in several parts."""
+        with CacheSink(path, shown, request.max_bytes, self._context, partial, expected or "") as sink:
+            try:
+                version = sink.take_kept()
+                if version:
+                    self._context.emit(Notice(f"{shown}: {sink.written} bytes are here from an earlier fetch."))
+                info = store.fetch(attrs.evolve(request, start=sink.written, version=version), sink)
+                sink.finish(info)
+            except BaseException:
+                if sink.keep():
+                    self._context.emit(
+                        Notice(f"{shown}: {sink.written} bytes are kept for a week; the next fetch goes on from there.")
+                    )
+                raise
+        return sink, sink.resumed or info.joined
 
-    def _too_large(self, what: str) -> TransferError:
-        return TransferError(
-            f"{self._shown} {what}; at most {self._max_bytes} are allowed.",
-            hint="Ask its owner whether that is the right file.",
-        )
 
-    def _tell(self, *, finished: bool) -> None:
-        now = time.monotonic()
-        if finished or now - self._told >= PROGRESS_SECONDS:
-            self._told = now
-            self._context.emit(Progress(f"fetching {self._shown}", self._written, self._expected))
-
-
-@contextmanager
-def _writing(shown: str) -> Iterator[None]:
-    """Turns errors of the disk into words."""
-    try:
-        yield
-    except OSError as error:
-        raise TransferError(
-            f"{shown} could not be written to the cache: {error.strerror or error}.",
-            hint="Check the free space and permissions of the cache; nothing was kept.",
-        ) from error
+def _remove(path: Path, partial: Partial | None) -> None:
+    path.unlink(missing_ok=True)
+    if partial is not None:
+        partial.discard()
 
 
 def _mismatch(shown: str, expected: str, sink: CacheSink) -> VerificationError:

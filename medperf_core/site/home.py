@@ -1,7 +1,8 @@
 """The home folder: where a site keeps what is its own, its layout version, locks, and room for the work in hand.
 
-Layout (all folders 0700): ``version``, ``config.yaml``, ``credentials/``, ``cache/``, ``records/``, ``outbox/``,
-``audit/``, ``logs/``, ``locks/``, ``temp/`` (work in hand), ``backups/`` (made before a migration).
+Layout (all folders 0700): ``version``, ``config.yaml``, ``credentials/``, ``cache/`` (or ``cache-place.json``, which
+says where it is), ``records/``, ``outbox/``, ``audit/``, ``keys/``, ``bundles/``, ``logs/``, ``locks/``, ``temp/``
+(work in hand), ``backups/`` (made before a migration).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from medperf_core.errors import ConfigurationError, UsageError
 from medperf_core.plugin.processes import machine, start_time
 from medperf_core.site.atomic import write_atomically
+from medperf_core.site.cache_place import PLACE_FILE, USUAL, cache_folder
 
 VERSION = 1
 """The layout that this program writes."""
@@ -34,7 +36,7 @@ LOCK_SECONDS = 60.0
 ABANDONED_SECONDS = 7 * 24 * 3600
 """Work folders of other machines that share this home are taken for abandoned after this time."""
 
-_FOLDERS = ("credentials", "cache", "records", "outbox", "audit", "logs", "locks", "temp")
+_FOLDERS = ("credentials", "records", "outbox", "audit", "logs", "locks", "temp")
 _NOT_BACKED_UP = ("cache", "temp", "logs", "locks", "backups")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _WORK = re.compile(r"[a-z0-9-]+\.(?P<machine>[0-9a-f]{12})\.(?P<pid>[0-9]+)\.(?P<started>[0-9]+)\.[0-9a-f]{8}")
@@ -98,6 +100,8 @@ class Home:
             home._bring_to(version, migrations)
             for folder in _FOLDERS:
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
+            if not (home.path / PLACE_FILE).exists():
+                (home.path / USUAL).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder {home.path} cannot be used: {error.strerror}.",
@@ -116,7 +120,8 @@ class Home:
 
     @property
     def cache_dir(self) -> Path:
-        return self.path / "cache"
+        """Where the cache is; ConfigurationError if it was moved to a disk that is not there now."""
+        return cache_folder(self.path)
 
     @property
     def temp_dir(self) -> Path:
@@ -135,6 +140,16 @@ class Home:
         return self.path / "audit"
 
     @property
+    def keys_dir(self) -> Path:
+        """Folder of the site's own key pair."""
+        return self.path / "keys"
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Folder of what loaded bundles say."""
+        return self.path / "bundles"
+
+    @property
     def logs_dir(self) -> Path:
         return self.path / "logs"
 
@@ -144,28 +159,29 @@ class Home:
         return self.path / "locks"
 
     @contextmanager
-    def work_dir(self, name: str) -> Iterator[Path]:
-        """An empty folder for the work in hand, on the file system of the cache; removed at the end.
+    def work_dir(self, name: str, place: Path | None = None) -> Iterator[Path]:
+        """An empty folder for the work in hand; removed at the end.
 
         Args:
             name: a short word of lower-case letters, digits and ``-`` that says what for.
+            place: the folder that it is made in; None for ``temp_dir``.
         """
         if not _SLUG.fullmatch(name):
             raise ValueError(f"not a name for a work folder: {name!r}")
         pid = os.getpid()
         # The owner stands in the name: a folder never exists without saying whose it is.
         label = f"{name}.{machine()}.{pid}.{start_time(pid)}.{secrets.token_hex(4)}"
-        folder = self.temp_dir / label
+        folder = (place or self.temp_dir) / label
         folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
             remove_tree(folder)
 
-    def clean_temp(self) -> None:
+    def clean_temp(self, place: Path | None = None) -> None:
         """Remove work folders whose process is gone. What cannot be removed stays."""
         now = time.time()
-        for entry in self.temp_dir.iterdir():
+        for entry in (place or self.temp_dir).iterdir():
             match = _WORK.fullmatch(entry.name)
             if match is None:
                 continue

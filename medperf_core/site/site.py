@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ from medperf_core.plugin.manager import PluginManager
 from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.settings import fields_of, make_settings
 from medperf_core.site.approver import Approver, DenyAll
+from medperf_core.site.cache_place import WORK, in_home
 from medperf_core.site.credentials import CredentialStore
 from medperf_core.site.home import Home
 from medperf_core.site.options import Effective, SiteOptions, merge
@@ -42,13 +45,17 @@ if TYPE_CHECKING:
     from medperf_core.plugin.server import ServerClient
     from medperf_core.plugin.storage import Storage
     from medperf_core.site.audit import AuditLog
+    from medperf_core.site.bundles import LoadedBundle
     from medperf_core.site.cache import Cache
+    from medperf_core.site.data_folders import DataFolders
     from medperf_core.site.digest_cache import DigestCache
+    from medperf_core.site.door import Door
     from medperf_core.site.egress import EgressGate
     from medperf_core.site.fetch import Fetched, Fetcher, Origin
     from medperf_core.site.jobs import JobNotes
     from medperf_core.site.outbox import Outbox
     from medperf_core.site.records import Records
+    from medperf_core.site.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -85,7 +92,9 @@ class Site:
         self.approver = approver
         self.cancel = CancelToken()
         self.redact = redact or Redactor()
-        self.credentials = CredentialStore(home, self.redact.add)
+        self.credentials = CredentialStore(
+            home, self.redact.add, place=self.profile.credentials, warn=partial(self.notice, level="warning")
+        )
         self._on_event = on_event
         self._plugins = plugins
         self._closing = ExitStack()
@@ -166,7 +175,8 @@ class Site:
     def close(self) -> None:
         """Remove the temporary folder of this site; open it anew to go on."""
         self._closing.close()
-        self.__dict__.pop("temp", None)
+        for name in ("temp", "cache_dir"):
+            self.__dict__.pop(name, None)
 
     # --- what happens ---------------------------------------------------------------------------------------------
 
@@ -210,14 +220,37 @@ class Site:
 
     @cached_property
     def temp(self) -> Path:
-        """A folder for the work in hand, removed by ``close`` or, after a crash, by the next command."""
-        return self._closing.enter_context(self.home.work_dir("site"))
+        """A folder for the work in hand, on the disk of the cache; removed by ``close`` or, after a crash, by the next
+        command."""
+        place = None if in_home(self.home.path, self.cache_dir) else self.cache_dir / WORK
+        return self._closing.enter_context(self.home.work_dir("site", place))
+
+    @cached_property
+    def cache_dir(self) -> Path:
+        """The folder of the cache, which nobody moves until ``close``.
+
+        Raises:
+            ConfigurationError: it is being moved, or was moved to a disk that is not there now.
+        """
+        from medperf_core.site.cache_users import using
+
+        return self._closing.enter_context(using(self.home))
+
+    @contextmanager
+    def work_folder(self, name: str) -> Iterator[Path]:
+        """A new folder below ``temp`` for one piece of work; removed at its end."""
+        folder = self.temp / f"{name}-{uuid.uuid4().hex[:12]}"
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def context(self) -> BackendContext:
         """What a backend may know of this site."""
         return BackendContext(
-            cache_dir=self.home.cache_dir,
+            cache_dir=self.cache_dir,
             temp_dir=self.temp,
             offline=self.effective.offline,
             proxies=self.profile.proxies,
@@ -290,13 +323,19 @@ class Site:
 
     @cached_property
     def server(self) -> ServerClient:
-        """The client of the profile's server.
+        """The client of the profile's server; offline, what bundles that were loaded for this profile know of it.
+
+        A registry in a file of this machine needs no connection and so is always asked itself.
 
         Raises:
             ConfigurationError: the profile names no server.
             PluginError: nobody serves this kind of address.
         """
         address = self.profile.server
+        if self.effective.offline and not address.startswith("embedded:") and self.bundles:
+            from medperf_core.site.offline_server import OfflineServer
+
+            return OfflineServer(address, self.bundles)
         if not address:
             raise ConfigurationError(
                 f"The profile {self.profile_name!r} names no server.",
@@ -327,6 +366,20 @@ class Site:
             redact=self.redact,
         )
 
+    @cached_property
+    def door(self) -> Door:
+        """The same door for what is no submission."""
+        from medperf_core.site.door import Door
+
+        return Door(self.approver, self.permit, self.audit, self.redact)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Uploads of files, through the same door."""
+        from medperf_core.site.uploads import Uploads
+
+        return Uploads(self.door, self.audit, self.context)
+
     # --- what lies here -------------------------------------------------------------------------------------------
 
     @cached_property
@@ -334,14 +387,21 @@ class Site:
         """The content-addressed store of fetched files."""
         from medperf_core.site.cache import Cache
 
-        return Cache(self.home.cache_dir / "files")
+        return Cache(self.cache_dir / "files")
 
     @cached_property
     def digests(self) -> DigestCache:
         """Hashes of inputs and kept outputs; what is unchanged since the last time is not read again."""
         from medperf_core.site.digest_cache import DigestCache
 
-        return DigestCache(self.home.cache_dir / "digests")
+        return DigestCache(self.cache_dir / "digests")
+
+    @cached_property
+    def bundles(self) -> list[LoadedBundle]:
+        """The bundles that were loaded for this profile, the newest first."""
+        from medperf_core.site.bundles import BundleStore
+
+        return BundleStore(self.home).list(self.profile_name)
 
     @cached_property
     def records(self) -> Records:
@@ -349,6 +409,13 @@ class Site:
         from medperf_core.site.records import Records
 
         return Records(self.home)
+
+    @cached_property
+    def data_folders(self) -> DataFolders:
+        """The folders here that hold data, which no command uploads."""
+        from medperf_core.site.data_folders import DataFolders
+
+        return DataFolders(self.home)
 
     @cached_property
     def audit(self) -> AuditLog:

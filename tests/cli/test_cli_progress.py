@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from medperf_core.cli.progress import LiveDisplay, PlainDisplay, amount, display
+from medperf_core.cli.pace import Pace, clock
+from medperf_core.cli.progress import LiveDisplay, PlainDisplay, amount, display, speed
 from medperf_core.plugin.events import Notice, Progress, StepFinished, StepStarted, TaskLog
 
 EVENTS = [
@@ -60,8 +61,8 @@ def test_long_transfers_tell_where_they_are(
         now = float(second)
         shown(Progress("Fetching weights", second << 20, 12 << 20))
     assert capsys.readouterr().err.splitlines() == [
-        "  Fetching weights: 5.0 of 12.0 MiB",
-        "  Fetching weights: 10.0 of 12.0 MiB",
+        "  Fetching weights: 5.0 of 12.0 MiB, 1.0 MiB/s, 0:07 left",
+        "  Fetching weights: 10.0 of 12.0 MiB, 1.0 MiB/s, 0:02 left",
     ]
 
 
@@ -72,13 +73,57 @@ def test_amounts_have_units() -> None:
     assert amount(Progress("", 3, 7, "cases")) == "3 of 7 cases"
 
 
+def test_rate_is_that_of_the_last_seconds() -> None:
+    pace = Pace()
+    pace.note(0, 1 << 30)
+    assert (pace.rate, pace.left(2 << 30)) == (None, None)
+    pace.note(0.5, (1 << 30) + 50)
+    assert pace.rate is None
+    pace.note(2, (1 << 30) + 200)
+    assert (pace.rate, pace.left((1 << 30) + 1200), pace.left(None)) == (100, 10, None)
+    for second in range(3, 40):
+        pace.note(second, (1 << 30) + 200)
+    assert (pace.rate, pace.left(2 << 30)) == (0, None)
+    pace.note(40, 10)
+    assert pace.rate is None, "bytes that were forgotten count as some that came"
+    pace.note(42, 30)
+    assert pace.rate == 10
+
+
+def test_rate_of_many_tellings_takes_little_room() -> None:
+    pace = Pace()
+    for step in range(100_000):
+        pace.note(step / 1000, step * 1000)
+    assert pace.rate == pytest.approx(1_000_000, rel=0.01)
+    assert sys.getsizeof(pace._told) < 10_000
+
+
+def test_speed_has_units() -> None:
+    pace = Pace()
+    for second in (0, 2):
+        pace.note(second, second * 3 << 20)
+    assert speed(Progress("", 6 << 20, 3 << 30), pace) == ", 3.0 MiB/s, 17:02 left"
+    assert speed(Progress("", 6 << 20, 6 << 20), pace) == ", 3.0 MiB/s"
+    assert speed(Progress("", 6 << 20), pace) == ", 3.0 MiB/s"
+    assert speed(Progress("", 6 << 20, 3 << 30, "cases"), pace) == ""
+    assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 3600, 90_000, 1e6)] == [
+        "0:00", "1:00", "59:59", "1:00:00", "25:00:00", "11 days",
+    ]  # fmt: skip
+
+
 def test_a_terminal_gets_bars_and_standard_output_stays_clean(environment: dict[str, str]) -> None:
     code = """
+import types
+import medperf_core.cli.progress as progress
 from medperf_core.cli.progress import LiveDisplay, display
+time = progress.time = types.SimpleNamespace()
 from medperf_core.plugin.events import *
 shown = display(quiet=False)
 assert type(shown) is LiveDisplay
-for event in (StepStarted("Fetching weights"), Progress("Fetching weights", 5 << 20, 10 << 20),
+times = iter((0.0, 2.0))
+time.monotonic = lambda: next(times, 3.0)
+for event in (StepStarted("Fetching weights"), Progress("Fetching weights", 1 << 20, 10 << 20),
+              Progress("Fetching weights", 5 << 20, 10 << 20),
               TaskLog("infer", "[bold]case 1[/bold]")):
     shown(event)
 print("EARLY DATA", flush=True)
@@ -107,6 +152,6 @@ print("MORE DATA")
         pass  # that is how the end of a terminal looks
     os.close(master)
     assert (done.returncode, done.stdout) == (0, "EARLY DATA\nDATA\nMORE DATA\n")
-    assert "Fetching weights" in shown and "5.0 of 10.0 MiB" in shown
+    assert "Fetching weights" in shown and "5.0 of 10.0 MiB, 2.0 MiB/s, 0:02 left" in shown
     assert "[infer] [bold]case 1[/bold]" in shown
     assert "Fetching weights: reused" in shown

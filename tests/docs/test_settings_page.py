@@ -21,7 +21,14 @@ from medperf_core.site.profiles import Profile, _Config
 from .pages import DOCS, ROOT, blocks, prose, rows
 
 PAGE = DOCS / "reference" / "settings.md"
-FIRST_PARTY = {"medperf-core", "medperf-docker", "medperf-storage", "medperf-server", "medperf-examples"}
+FIRST_PARTY = {
+    "medperf-core",
+    "medperf-docker",
+    "medperf-singularity",
+    "medperf-storage",
+    "medperf-server",
+    "medperf-examples",
+}
 
 
 def descriptors() -> list[Any]:
@@ -51,7 +58,7 @@ def test_every_key_of_a_profile_is_listed_with_its_default() -> None:
     table = {row[0]: row[1] for row in rows(PAGE, "key")}
     fields = attrs.fields_dict(Profile)
     assert list(table) == list(fields)
-    plain = {name: table[name] for name in ("platform", "executor", "loglevel")}
+    plain = {name: table[name] for name in ("platform", "executor", "loglevel", "credentials")}
     assert plain == {name: getattr(Profile(), name) for name in plain}
     assert int(table["processes"]) == merge(Profile(), SiteOptions(), {}).resources.processes
 
@@ -79,20 +86,20 @@ def test_the_variables_are_read() -> None:
     plain = merge(Profile(), SiteOptions(), {})
     for name, value in values.items():
         assert merge(Profile(), SiteOptions(), {name: value}) != plain, name
-    documented = set(re.findall(r"MEDPERF_[A-Z_]+", PAGE.read_text()))
+    documented = set(re.findall(r"MEDPERF_[A-Z0-9_]+", PAGE.read_text()))
     of_backends = {field.variable for item in descriptors() for field in fields_of(item.name, item.settings)}
     assert documented == {*values, *of_backends, "MEDPERF_HOME", "MEDPERF_PROFILE", "MEDPERF_BLOCK_PLUGINS"}
 
 
 def test_no_variable_of_the_code_is_left_out() -> None:
-    known = set(re.findall(r"MEDPERF_[A-Z_]+", PAGE.read_text())) | {"MEDPERF_TASK_ID"}  # marks processes, not read
+    known = set(re.findall(r"MEDPERF_[A-Z0-9_]+", PAGE.read_text())) | {"MEDPERF_TASK_ID"}  # marks processes, not read
     folders = [ROOT / "medperf_core", *ROOT.glob("plugins/*/src"), ROOT / "examples" / "src"]
     named = {
         name
         for folder in folders
         for file in folder.rglob("*.py")
         for text in texts(ast.parse(file.read_text()))
-        for name in re.findall(r"\bMEDPERF_[A-Z_]*[A-Z]\b", text)
+        for name in re.findall(r"\bMEDPERF_[A-Z0-9_]*[A-Z]\b", text)
     }
     assert {name for name in named if not name.startswith("MEDPERF_TEST_")} <= known
 

@@ -37,13 +37,23 @@ http {{
     ssl_certificate_key "{home}/tls/server.key";
     ssl_protocols TLSv1.2 TLSv1.3;
     root "{home}/www";
+    # Below each of these is the same root again, served in another way.
+    location /throttled/ {{ alias "{home}/www/"; limit_rate 8m; sendfile_max_chunk 128k; }}
+    location /whole-only/ {{ alias "{home}/www/"; max_ranges 0; }}
+    location /compressed/ {{ alias "{home}/www/"; add_header Content-Encoding gzip; }}
+    location /same-etag/ {{ alias "{home}/www/"; etag off; add_header ETag '"always-the-same"'; }}
+    location /no-etag/ {{ alias "{home}/www/"; etag off; }}
+    location /login/ {{ alias "{home}/www/"; auth_basic "files"; auth_basic_user_file "{home}/users"; }}
+    location /to-a-file/ {{ return 302 "file:///etc/passwd"; }}
+    location /to-another-host/ {{ return 302 "https://files.invalid/file.bin"; }}
   }}
 }}
 """
+LOGIN = ("medperf", "local-only")
 
 
 class Nginx(Engine):
-    """Serves files, with ranges."""
+    """Serves files, with ranges; see ``SETTINGS`` for where it is slow, takes no ranges, asks for a login and so on."""
 
     name = "nginx"
     title = "nginx (http and https)"
@@ -58,6 +68,7 @@ class Nginx(Engine):
         if caller := os.environ.get("SUDO_UID"):
             os.chown(self.home / "www", int(caller), int(os.environ.get("SUDO_GID", "-1")))
         certificates.ensure(self.home / "tls")
+        state.write(self.home / "users", f"{LOGIN[0]}:{{PLAIN}}{LOGIN[1]}\n")
         config, log = self.home / "nginx.conf", state.log("nginx.access")
         state.write(config, SETTINGS.format(home=self.home, log=log, **ports))
         values = {

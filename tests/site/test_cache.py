@@ -137,7 +137,7 @@ def test_tree_is_unpacked_once(cache: Cache, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["content", "added", "removed", "executable", "folder", "link", "replaced"])
-def test_changed_tree_is_unpacked_again(damage: str, cache: Cache, tmp_path: Path) -> None:
+def test_s7_changed_tree_is_unpacked_again(damage: str, cache: Cache, tmp_path: Path) -> None:
     sha256 = put_archive(cache, tmp_path)
     tree = cache.tree(sha256)
     if damage == "content":

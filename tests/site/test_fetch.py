@@ -336,7 +336,7 @@ def test_store_that_breaks_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_events_tell_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medperf_core.site.fetch.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("medperf_core.site.sink.PROGRESS_SECONDS", 0.0)
     site = Site(tmp_path, send(announced=len(CONTENT)))
     site.fetcher.fetch("https://u:p@host/a", origin=Origin.REMOTE, sha256=SHA256)
     what = "fetching https://host/a"

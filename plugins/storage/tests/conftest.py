@@ -182,7 +182,7 @@ class Memory:
     expected: list[int | None] = attrs.field(factory=list)
     restarts: int = 0
 
-    def expect(self, size: int | None) -> None:
+    def expect(self, size: int | None, version: str = "") -> None:
         self.expected.append(size)
 
     def write(self, data: bytes) -> None:
@@ -207,10 +207,20 @@ class Client:
     settings: HttpSettings = attrs.field(factory=lambda: HttpSettings(connect_timeout=5, read_timeout=5, attempts=3))
     sink: Memory = attrs.field(factory=Memory)
 
-    def fetch(self, url: str, *, allow_local: bool = True, max_bytes: int = 1 << 30, **context: Any) -> FetchInfo:
-        self.sink = Memory()
+    def fetch(
+        self,
+        url: str,
+        *,
+        allow_local: bool = True,
+        max_bytes: int = 1 << 30,
+        start: bytes = b"",
+        version: str = "",
+        whole: bool = False,
+        **context: Any,
+    ) -> FetchInfo:
+        self.sink = Memory(start)
         store = HttpStorage(self.settings, attrs.evolve(self.context, **context))
-        return store.fetch(FetchRequest(url, allow_local, max_bytes), self.sink)
+        return store.fetch(FetchRequest(url, allow_local, max_bytes, len(start), version, whole), self.sink)
 
 
 @pytest.fixture

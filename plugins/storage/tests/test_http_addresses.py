@@ -328,7 +328,7 @@ def test_secrets_are_never_shown(url: str, server: Server, client: Client) -> No
 
 
 def test_plugin_is_light() -> None:
-    (plugin,) = medperf_storages()
+    plugin = next(each for each in medperf_storages() if each.name == "http")
     assert (plugin.name, plugin.schemes, plugin.api) == ("http", ("http", "https"), plugin.API)
     code = "import sys, medperf_storage.plugin as p; list(p.medperf_storages()); print(*sys.modules)"
     done = subprocess.run(

@@ -49,7 +49,7 @@ def published() -> Iterator[Published]:
 
 
 def fetcher(folder: Path, max_bytes: int = 1 << 30, **context: object) -> Fetcher:
-    (plugin,) = medperf_storages()
+    plugin = next(each for each in medperf_storages() if each.name == "http")
     made = BackendContext(folder, folder, **context)
     return Fetcher(Cache(folder / "cache"), lambda scheme: plugin.make(HttpSettings(attempts=1), made), made, max_bytes)
 
@@ -113,3 +113,20 @@ def test_cut_answer_keeps_nothing(server: Server, tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="cut short"):
         fetcher(tmp_path).fetch(url, origin=Origin.TYPED)
     assert nothing_kept(tmp_path)
+
+
+def test_an_etag_that_lies_is_not_believed(server: Server, tmp_path: Path) -> None:
+    """Other bytes under the ETag of those that were fetched before, and "not modified" for what was never fetched."""
+    other = bytes(reversed(CONTENT))
+    for name, second in {
+        "/same": lambda handler: handler.answer(200, other, ETag='"one"'),
+        "/unchanged": lambda handler: handler.answer(304, ETag='"one"'),
+    }.items():
+        url = server.serve(name, lambda handler: handler.answer(200, CONTENT, ETag='"one"'), second)
+        folder = tmp_path / name.strip("/")
+        assert fetcher(folder).fetch(url, origin=Origin.TYPED, sha256=SHA256).sha256 == SHA256
+        wanted = hashlib.sha256(other + b"x").hexdigest()
+        with pytest.raises((VerificationError, TransferError)):
+            fetcher(folder).fetch(url, origin=Origin.TYPED, sha256=wanted)
+        assert [entry.sha256 for entry in Cache(folder / "cache").entries()] == [SHA256]
+        assert not [key for _, sent in server.seen for key in sent if key.lower() in ("if-none-match", "if-range")]

@@ -122,12 +122,12 @@ class GuardedAdapter(HTTPAdapter):
     and to something else when it is asked again, so a look at the name or a look-up beforehand is not enough."""
 
     def __init__(self, rules: AddressRules) -> None:
-        self._rules = rules
+        self.rules = rules
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._rules.check_ip)
+        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self.rules.check_ip)
 
 
 def _guarded_pools(check: Callable[[Ip], None]) -> dict[str, type[HTTPConnectionPool]]:

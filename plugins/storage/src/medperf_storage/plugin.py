@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from medperf_core.plugin import StoragePlugin, hookimpl
+from medperf_storage.object_settings import GcsSettings, S3Settings
 from medperf_storage.settings import HttpSettings
 
 if TYPE_CHECKING:
@@ -18,6 +19,18 @@ def _make_http(settings: HttpSettings, context: BackendContext) -> Storage:
     return HttpStorage(settings, context)
 
 
+def _make_s3(settings: S3Settings, context: BackendContext) -> Storage:
+    from medperf_storage.s3 import S3Storage
+
+    return S3Storage(settings, context)
+
+
+def _make_gs(settings: GcsSettings, context: BackendContext) -> Storage:
+    from medperf_storage.gcs import GcsStorage
+
+    return GcsStorage(settings, context)
+
+
 @hookimpl
 def medperf_storages() -> Iterator[StoragePlugin]:
     yield StoragePlugin(
@@ -27,4 +40,20 @@ def medperf_storages() -> Iterator[StoragePlugin]:
         schemes=("http", "https"),
         settings=HttpSettings,
         make=_make_http,
+    )
+    yield StoragePlugin(
+        name="s3",
+        summary="objects in buckets of S3: AWS, and other servers that speak it",
+        api=1,
+        schemes=("s3",),
+        settings=S3Settings,
+        make=_make_s3,
+    )
+    yield StoragePlugin(
+        name="gs",
+        summary="objects in buckets of Google Cloud Storage",
+        api=1,
+        schemes=("gs",),
+        settings=GcsSettings,
+        make=_make_gs,
     )

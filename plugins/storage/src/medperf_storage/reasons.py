@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from http.client import BadStatusLine
 
 import attrs
 from requests import exceptions as requests_errors
@@ -55,6 +56,8 @@ def reason_of(error: BaseException, connect_timeout: float, read_timeout: float)
         return Reason(f"nothing came from {via} for {read_timeout:g} s", True)
     if find(urllib3_errors.IncompleteRead):
         return Reason("the answer was cut short", True)
+    if find(ConnectionError, BadStatusLine):
+        return Reason(f"{via} broke off the connection or does not speak HTTP", True)
     if find(urllib3_errors.ProxyError):
         return Reason("the proxy refused the connection", False)
     if find(urllib3_errors.ProtocolError, requests_errors.ConnectionError):

@@ -15,3 +15,4 @@ class HttpSettings:
     read_timeout: float = setting(60.0, "Seconds that may pass without any byte.")
     attempts: int = setting(5, "How often a file is asked for before giving up.")
     pause: float = setting(1.0, "Seconds before the second attempt; doubled for each further one, up to 30.")
+    connections: int = setting(4, "How many connections may fetch one large file, if one alone is slow.")
