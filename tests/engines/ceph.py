@@ -14,7 +14,7 @@ from .probes import http_status
 
 KEY = "medperf-test"
 SECRET = "local-only-secret"  # of a server that only this machine reaches
-DISK_BYTES = 12 << 30
+DISK_BYTES = 20 << 30
 """Of a file that takes only the room that is written."""
 MONITOR, DISK, GATEWAY = "s3-monitor", "s3-disk", "s3"
 SETTINGS = """\
@@ -51,6 +51,8 @@ osd data = {home}/disk
 rgw data = {home}/gateway
 rgw frontends = beast endpoint=127.0.0.1:{http}
 rgw thread pool size = 32
+rgw gc obj min wait = 10
+rgw gc processor period = 10
 """
 ACCOUNTS = (
     ("mon.", ("mon", "allow *")),
