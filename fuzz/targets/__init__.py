@@ -11,6 +11,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "archives": ("archive", "archive-entries", "saved-image", "saved-image-parts"),
     "registry": ("wire", "entities"),
     "addresses": ("address", "http-address", "image-reference"),
+    "bundles": ("bundle-index", "bundle-signature", "bundle-file"),
     "words": ("words", "engine-words", "redact", "task-log"),
     "site_files": ("audit", "audit-tampered", "profiles", "profile-keys", "site-records"),
     "engine": ("docker-answers", "build-file"),

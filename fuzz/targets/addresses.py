@@ -77,7 +77,7 @@ class _Sink:
 
     written = 0
 
-    def expect(self, size: int | None) -> None:
+    def expect(self, size: int | None, version: str = "") -> None:
         raise AssertionError("something came")
 
     def write(self, data: bytes) -> None:

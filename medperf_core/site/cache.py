@@ -193,10 +193,13 @@ class Cache:
             if entry.kind is Kind.PARTIAL:
                 continue
             with self._lock(entry.sha256):
+                used = _used(entry.path)
                 if entry.kind is Kind.FILE:
                     good = self._checked_file(entry.path, entry.sha256, anew=True)
                 else:
                     good = self._checked_tree(entry.path, anew=True)
+                if good and used is not None:  # to look at it is not to use it
+                    os.utime(_record_path(entry.path), ns=(used, used))
             if not good:
                 dropped.append(entry)
         return dropped
@@ -278,6 +281,14 @@ def _record_path(path: Path) -> Path:
 def _record(path: Path, looks: str | None, digest: str = "") -> None:
     content = json.dumps({"looks": looks, "tree_digest": digest} if digest else {"looks": looks})
     write_atomically(_record_path(path), content)
+
+
+def _used(path: Path) -> int | None:
+    """When it was last used, in nanoseconds since the epoch; None if that is not known."""
+    try:
+        return _record_path(path).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _note_use(path: Path) -> None:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from medperf_core.plugin.kept import LOCK, keeping
 from medperf_core.site.cache import Cache, CacheEntry, tree_size
+from medperf_core.site.cache_move import finish_move
 from medperf_core.site.cache_users import freeing
 from medperf_core.site.home import Home, remove_tree
 from medperf_core.site.kept_steps import STEPS, step_lock, step_used
@@ -100,6 +101,7 @@ def collect(
     with freeing(home) as (folder, in_use_since):
         cache = Cache(folder / FILES)
         if not dry_run:
+            finish_move(home)
             cache.remove_leftovers()
             _remove_aside(folder)
         kept = sorted(_all(cache, folder), key=lambda item: (item.used, item.sort, item.name))

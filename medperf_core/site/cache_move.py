@@ -1,7 +1,7 @@
 """Puts the cache on another disk. A kill at any moment leaves the old cache whole or the new one whole.
 
 The copy is marked as not whole until every file was read back and found equal; then one atomic write of the home's
-file switches to it; then the old one is removed, by the next move or ``finish_move`` if this one is killed.
+file switches to it; then the old one is removed, by the next move or ``medperf cache gc`` if this one is killed.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def move_cache(
                 hint="Nothing was changed: the cache is where it was.",
             ) from error
         write_place(home.path, Place(target, id, None if lost else old))
-        _finish(home)
+        finish_move(home)
     return Moved(old, target, *copied)
 
 
 def _present(home: Home) -> Place:
     """Where the cache is, with an id that both sides know before anything is copied."""
-    _finish(home)
+    finish_move(home)
     place = read_place(home.path)
     if place is None:
         place = Place(home.path / USUAL, secrets.token_hex(16))
@@ -111,13 +111,14 @@ def _lost(home: Home) -> Place:
     return place
 
 
-def _finish(home: Home) -> None:
-    """Remove the old cache of a move that was killed after it had switched."""
+def finish_move(home: Home) -> None:
+    """Remove the old cache of a move that was killed after it had switched; nobody uses that one."""
     place = read_place(home.path)
     if place is None or place.old is None:
         return
     cache_folder(home.path)  # not without the new one
-    if place.old != place.folder and (place.old == home.path / USUAL or _is_cache(place.old, place.id)):
+    ours = place.old == home.path / USUAL or _is_cache(place.old, place.id)
+    if place.old != place.folder and ours and place.old.is_dir():
         _empty(place.old)
         (place.old / MARKER).unlink(missing_ok=True)
         try:

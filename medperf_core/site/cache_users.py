@@ -35,8 +35,11 @@ def using(home: Home) -> Iterator[Path]:
     with _held(home, fcntl.LOCK_SH, LOCK_SECONDS):
         with _gate(home):
             folder = home.cache_dir
-            (folder / USERS).mkdir(mode=0o700, exist_ok=True)
-            file = folder / USERS / secrets.token_hex(16)
+            users = folder / USERS
+            users.mkdir(mode=0o700, exist_ok=True)
+            for other in users.iterdir():
+                _running_since(other)  # takes away what killed ones left
+            file = users / secrets.token_hex(16)
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if not in_home(home.path, folder):
@@ -74,8 +77,9 @@ def freeing(home: Home) -> Iterator[tuple[Path, float]]:
         users.mkdir(mode=0o700, exist_ok=True)
         now = users / ".now"
         now.touch()
-        running = [_running_since(file) for file in users.iterdir() if file != now]
-        began = [moment for moment in (now.stat().st_mtime, *running) if moment is not None]
+        began = [now.stat().st_mtime]
+        now.unlink()
+        began += [moment for moment in map(_running_since, users.iterdir()) if moment is not None]
         yield folder, min(began) - CLOCK_SECONDS
 
 

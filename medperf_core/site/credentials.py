@@ -116,13 +116,13 @@ class CredentialStore:
         kept = self._told(dict(credentials))
         with locked(self._lock, "the stored credentials"):
             before = self._entry(name)
-            if self._place == "keyring":
-                entry = _Entry(self._service, name)
+            entry = _Entry(self._service, name) if self._place == "keyring" else None
+            if entry is not None:
                 self._keyring().put(entry.service, entry.user, json.dumps(kept))
                 self._write(name, {"keyring": attrs.asdict(entry)})
-                return
-            self._write(name, {"credentials": kept})
-            if before is not None:
+            else:
+                self._write(name, {"credentials": kept})
+            if before is not None and before != entry:  # also where the home was moved since
                 self._forget_old(before)
 
     def delete(self, name: str) -> None:

@@ -50,7 +50,7 @@ class Uploads:
         body = json.dumps(listed, indent=2, sort_keys=True).encode()
         whole = Leaving(
             action=ACTION,
-            target=f"{len(requests)} files",
+            target="1 file" if len(requests) == 1 else f"{len(requests)} files",
             to=target,
             user="",
             body=body,

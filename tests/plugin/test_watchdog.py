@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from medperf_core.plugin import Limit
-from medperf_core.plugin.watchdog import Process, Watchdog, _used, descendants, process
+from medperf_core.plugin.watchdog import Process, Watchdog, _used, descendants, pause_after, process
 
 BUSY = "while True: pass"
 FAMILY = """
@@ -76,6 +76,9 @@ def test_descendants_are_found_at_any_depth(start: Callable[..., subprocess.Pope
     until(lambda: len(descendants(child.pid)) == 5)
     assert child.pid in descendants(child.pid)
     assert descendants(child.pid) < descendants(os.getpid())
+    found = process(child.pid)
+    assert found and descendants(child.pid, found.started) == descendants(child.pid)
+    assert descendants(child.pid, found.started - 1) == set()  # of another one that had its number before
     child.kill()
     child.wait()
     assert descendants(child.pid) == set()
@@ -153,6 +156,12 @@ def test_what_the_task_itself_stopped_stays_so(start: Callable[..., subprocess.P
     with Watchdog(lambda: [own.pid, busy.pid], cpus=0.01) as watchdog:
         until(lambda: watchdog.check() is None and state(busy.pid) == "T")
     assert state(own.pid) == "T"
+
+
+def test_looks_that_take_long_are_far_apart_but_not_too_far() -> None:
+    assert pause_after(0.001) < 0.05
+    assert pause_after(0.03) == pytest.approx(0.15)
+    assert pause_after(10) == 0.25
 
 
 PARENT = Process(parent=1, state="S", own=1.0, collected=0.0, started=1, resident=0)

@@ -144,6 +144,17 @@ def test_a_login_is_found_where_it_was_put_and_moves_with_the_next_one(
     assert secrets_in(collection) == []
 
 
+def test_a_login_of_a_home_that_was_moved_is_replaced_not_left(
+    make_store: MakeStore, home: Home, tmp_path: Path, collection: Collection
+) -> None:
+    make_store().put(NAME, {"token": SECRET})
+    moved = Home.open(home.path.rename(tmp_path / "moved"))
+    assert make_store(in_home=moved).get(NAME) == {"token": SECRET}
+    make_store(in_home=moved).put(NAME, {"token": "new"})
+    assert secrets_in(collection) == ['{"token": "new"}']
+    assert make_store(in_home=moved).get(NAME) == {"token": "new"}
+
+
 def test_a_locked_keyring_says_so_and_keeps_what_it_has(
     make_store: MakeStore, home: Home, collection: Collection
 ) -> None:

@@ -181,6 +181,8 @@ def _say_packaged(done: Package, archive: Path | None) -> None:
     for item in done.files:
         click.echo(f"{item.sha256}  {item.size:>12}  {item.name}")
     note("Host these files where the sites that will run them can fetch them.")
+    if done.image_file is not None:
+        note(f"Host the image too, which is not copied: {done.image_file}")
     names = {item.name for item in done.files}
     options = [f"--mlcube-file {shlex.quote(f'URL/{quote(done.files[0].name)}')}"]
     options += [
@@ -192,6 +194,8 @@ def _say_packaged(done: Package, archive: Path | None) -> None:
         )
         if name in names
     ]
+    if done.image_file is not None:
+        options.append(f"--image-file {shlex.quote(f'URL/{quote(done.image_file.name)}')}")
     next_step(f"medperf mlcube submit --name NAME {' '.join(options)}")
 
 

@@ -70,11 +70,12 @@ class Slow:
             with self._lock:
                 self._now -= 1
 
-    def part(self, handler: Handler, first: int, last: int, **headers: str) -> None:
+    def part(self, handler: Handler, first: int, last: int, kept: int | None = None, **headers: str) -> None:
         part = self.content[first : last + 1]
         with self._lock:
             self.parts.append((first, last))
-            kept = self.cut.pop() if self.cut else len(part)
+            if kept is None:
+                kept = self.cut.pop() if self.cut else len(part)
             self.sent += len(part[:kept])
         handler.answer(
             206,
@@ -105,10 +106,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CHUNK", 3000)
 
 
+def fetching_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "fetching"]
+
+
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Any:
+def no_thread_is_left(server: Server) -> Any:
     yield
-    assert not [each for each in threading.enumerate() if each.name == "fetching"]
+    assert not fetching_threads()
 
 
 def test_slow_file_comes_through_several_connections(server: Server, client: Client) -> None:
@@ -161,6 +166,22 @@ def test_server_that_allows_few_connections(server: Server, client: Client) -> N
     assert (client.sink.data, client.sink.restarts) == (CONTENT, 0)
 
 
+def test_connections_that_get_nothing_are_given_up(server: Server, client: Client) -> None:
+    slow, refused = Slow(), []
+
+    def answer(handler: Handler) -> None:
+        if "Range" in handler.headers and len(refused) < 6:
+            refused.append(handler.headers["Range"])
+            handler.answer(503)
+        else:
+            slow(handler)
+
+    client.settings = attrs.evolve(client.settings, pause=0.0, attempts=2)
+    client.fetch(server.serve("/a", answer))
+    assert (client.sink.data, client.sink.restarts, len(refused)) == (CONTENT, 0, 6)
+    assert all(last - first < BLOCK for first, last in slow.parts)
+
+
 def test_server_that_answers_no_more_ends_with_its_reason(server: Server, client: Client) -> None:
     slow = Slow()
 
@@ -196,19 +217,43 @@ def test_parts_that_are_refused_leave_one_connection(status: int, server: Server
     "headers", [{"Content_Range": "bytes 0-9999/400000"}, {"ETag": '"v2"'}, {"Content_Encoding": "gzip"}]
 )
 def test_wrong_parts_are_not_used(headers: dict[str, str], server: Server, client: Client) -> None:
-    slow, seen = Slow(), []
+    slow, wrong, seen = Slow(), Slow(OTHER), []
 
     def answer(handler: Handler) -> None:
         wanted = handler.headers.get("Range", "")
         if wanted and not wanted.endswith("-"):
             seen.append(wanted)
             first, last = (int(each) for each in wanted.removeprefix("bytes=").split("-"))
-            slow.part(handler, first, last, **headers)
+            wrong.part(handler, first, last, **headers)
         else:
             slow(handler)
 
     client.fetch(server.serve("/a", answer))
     assert seen and client.sink.data == CONTENT
+
+
+def test_refused_parts_are_asked_for_once(server: Server, client: Client) -> None:
+    """Also if what then comes through one connection is slow again."""
+    slow, seen = Slow(), []
+
+    def answer(handler: Handler) -> None:
+        wanted = handler.headers.get("Range", "")
+        if wanted and not wanted.endswith("-"):
+            seen.append(wanted)
+            handler.answer(403)
+        elif wanted:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            slow.part(handler, start, len(CONTENT) - 1, kept=0)
+            for position in range(start, len(CONTENT), 1000):
+                handler.wfile.write(CONTENT[position : min(position + 1000, len(CONTENT))])
+                if position < start + 50_000:
+                    handler.server.stopped.wait(0.005)
+        else:
+            slow(handler)
+
+    client.fetch(server.serve("/a", answer))
+    assert (client.sink.data, client.sink.restarts) == (CONTENT, 0)
+    assert 1 <= len(seen) <= client.settings.connections
 
 
 def test_file_that_changes_meanwhile_is_begun_anew(server: Server, client: Client) -> None:
@@ -270,6 +315,7 @@ def test_one_part_that_does_not_come_holds_the_others_up(server: Server, client:
     token.cancel()
     thread.join(10)
     assert not thread.is_alive() and failures
+    assert not fetching_threads()
 
 
 def test_error_of_the_sink_ends_all_connections(server: Server, client: Client) -> None:

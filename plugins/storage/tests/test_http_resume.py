@@ -215,6 +215,8 @@ def test_times_are_versions_only_where_they_can_be_relied_on() -> None:
     assert part_size({"Content-Range": "bytes 5-8/10", "ETag": ETAG}, ETAG, 5, 8) == 10
     assert part_size({"Content-Range": "bytes 5-9/10", "ETag": ETAG}, ETAG, 5, 8) is None
     assert part_size({"Content-Range": "bytes 5-12/10", "ETag": ETAG}, ETAG, 5, 12) is None
+    assert part_size({"Content-Range": "bytes 4-9/10", "ETag": ETAG}, ETAG, 5) is None
+    assert part_size({"Content-Range": "bytes 5-9/10", "ETag": ETAG}, ETAG, 5, size=11) is None
     assert whole_size({"Content-Length": "9" * 19}) is None
 
 

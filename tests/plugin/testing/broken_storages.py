@@ -263,15 +263,29 @@ class TestTakesCutForWhole(OfServer):
                 return FetchInfo(size=sink.written)
 
 
+class WithoutRanges(HttpStorage):
+    """Sound, but begins anew with every attempt."""
+
+    promises = HttpStorage.promises - {StoragePromise.RESUME}
+
+    def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
+        return super().fetch(attrs.evolve(request, start=0, version="", whole=True), sink)
+
+
+class TestSoundServerWithoutRanges(OfServer):
+    store = WithoutRanges
+
+
 class TestGivesUp(OfServer):
     attempts = 1
+    store = WithoutRanges
     caught_by = ("test_a_cut_transfer_is_tried_again",)
 
 
 class TestDoesNotBeginAnew(OfServer):
     caught_by = ("test_a_cut_transfer_is_tried_again",)
 
-    class store(HttpStorage):
+    class store(WithoutRanges):
         def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
             class Heap(Between):
                 def restart(self) -> None:
@@ -359,10 +373,8 @@ class TestTakesFilesUnsaid(OfFiles):
 class Resuming(HttpStorage):
     """Says that it goes on, and begins anew with every attempt."""
 
-    promises = HttpStorage.promises | {StoragePromise.RESUME}
-
     def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
-        whole = attrs.evolve(request, start=0, version="")
+        whole = attrs.evolve(request, start=0, version="", whole=True)
         if sink.written:
             sink.restart()
         try:
@@ -391,6 +403,9 @@ class TestMixesFiles(OfServer):
                 skipped = sink.written
 
                 def expect(self, size: int | None, version: str = "") -> None:
+                    pass
+
+                def restart(self) -> None:
                     pass
 
                 def write(self, data: bytes) -> None:

@@ -94,6 +94,11 @@ class Bucket:
         """Uploads in parts that nobody completed or removed. Only S3."""
         return re.findall("<UploadId>([^<]*)</UploadId>", self.ask("GET", "?uploads=").text)
 
+    def uploads_and_keys(self) -> list[tuple[str, str]]:
+        """Upload IDs with their keys."""
+        text = self.ask("GET", "?uploads=").text
+        return list(zip(self.uploads(), (quote(key) for key in re.findall("<Key>([^<]*)</Key>", text)), strict=True))
+
     def ask(self, method: str, rest: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
         """A signed request of S3 below the bucket."""
         url = f"{self.server}/{self.name}{'' if rest.startswith('?') or not rest else '/'}{rest}"
@@ -121,7 +126,7 @@ def _door(relay: Relay, server: str) -> str:
 
 
 @pytest.fixture
-def s3_bucket(relay: Relay) -> Bucket:
+def s3_bucket(relay: Relay) -> Iterator[Bucket]:
     engine = require("s3")
     keys = {
         "access_key_id": engine["MEDPERF_TEST_S3_KEY"],
@@ -130,15 +135,21 @@ def s3_bucket(relay: Relay) -> Bucket:
     server = engine["MEDPERF_TEST_S3"]
     bucket = Bucket("s3", f"test-{uuid.uuid4().hex[:12]}", server, _door(relay, server), keys)
     bucket.ask("PUT", "")
-    return bucket
+    yield bucket
+    for upload, key in bucket.uploads_and_keys():
+        bucket.ask("DELETE", f"{key}?uploadId={quote(upload, safe='')}")
+    for key in bucket.keys():
+        bucket.ask("DELETE", quote(key))
 
 
 @pytest.fixture
-def gs_bucket(relay: Relay) -> Bucket:
+def gs_bucket(relay: Relay) -> Iterator[Bucket]:
     server = require("gcs")["MEDPERF_TEST_GCS"]
     bucket = Bucket("gs", f"test-{uuid.uuid4().hex[:12]}", server, _door(relay, server), {})
     _checked(requests.post(f"{server}/storage/v1/b?project=test", json={"name": bucket.name}))
-    return bucket
+    yield bucket
+    for key in bucket.keys():
+        requests.delete(f"{server}/storage/v1/b/{bucket.name}/o/{quote(key, safe='')}")
 
 
 @pytest.fixture(params=["s3", "gs"])
