@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +66,8 @@ class FileStorage(Storage):
         return Stored(status.st_size)
 
     def put(self, request: PutRequest, on_bytes: Callable[[int], None]) -> Stored:
+        import secrets  # here: most commands upload nothing
+
         path = local_path(request.url)
         temporary = path.with_name(f".{secrets.token_hex(12)}.part")
         try:

@@ -216,7 +216,6 @@ def test_a_broken_connection_is_not_taken_for_a_closed_pipe(environment: dict[st
     [
         (["mlcub"], "There is no command 'mlcub'. Did you mean mlcube?"),
         (["mlcube", "submt"], "submit"),
-        (["--singularity-executable", "x", "doctor"], "pip install medperf-singularity"),
         (["--slurm_partition=x", "doctor"], "pip install medperf-slurm"),
         (["--no-such", "doctor"], "No such option"),
         (["mlcube", "submit", "--nam", "x"], "--name"),
