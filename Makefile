@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 .PHONY: help setup demo test lint engines engines-stop soak bench clean
 
 help:
-	@echo "make demo [PLATFORM=NAME]  walk the model owner's journey from start to end"
+	@echo "make demo [PLATFORM=docker|singularity]  walk the model owner's journey from start to end"
 	@echo "make test                    run the tests with what this machine has"
 	@echo "make lint                    check style, types and the floors"
 	@echo "make engines                 install and start the engines that the rest of the tests use (root, Debian)"
@@ -40,7 +40,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy --no-error-summary medperf_core $(wildcard plugins/*/src) examples/src/medperf_examples tests/engines
+	$(BIN)/mypy --no-error-summary medperf_core $(wildcard plugins/*/src) examples/src/medperf_examples examples/plugins/synapse/src tests/engines
 	$(BIN)/lint-imports --no-cache >/tmp/lint-imports.$$$$ || { cat /tmp/lint-imports.$$$$; exit 1; }
 
 engines:

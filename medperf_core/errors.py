@@ -14,7 +14,7 @@ class MedperfError(Exception):
 
     Args:
         message: what failed and on which entity or file, as one sentence.
-        hint: what the reader can do about it, as one sentence; shown after the message.
+        hint: what the reader can do about it, as one sentence; shown after the message, below one of several lines.
     """
 
     exit_code = 1
@@ -25,7 +25,8 @@ class MedperfError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}" if self.hint else self.message
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}{self.hint}" if self.hint else self.message
 
 
 class UsageError(MedperfError):

@@ -12,7 +12,7 @@ from medperf_core.errors import MedperfError
 from medperf_core.plugin.identities import agrees
 from medperf_docker import daemon, images
 from medperf_docker.build import base_images
-from medperf_docker.connect import engine_error, one_line
+from medperf_docker.connect import engine_error, one_line, understood
 from medperf_docker.stream import LayerProgress, checked
 
 from fuzz.target import Draw, Target
@@ -42,7 +42,11 @@ def _map(draw: Draw, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_answers(data: bytes, folder: Path) -> None:
-    draw = Draw(data)
+    with understood("answer"):  # as every answer is read
+        _read_answers(Draw(data))
+
+
+def _read_answers(draw: Draw) -> None:
     match draw.number(4):
         case 0:
             found = daemon.read(_map(draw, INFO), _map(draw, VERSION))

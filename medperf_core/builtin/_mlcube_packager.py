@@ -325,11 +325,17 @@ def _sources(
     archive = reading.text(docker, "tar_file", "docker")
     if archive:
         local += _kept_image(reading, archive, "docker.tar_file", SourceKind.ARCHIVE)
-    sif = _singularity(reading, top.get("singularity"), both=bool(image))
+    sif = _singularity(reading, top.get("singularity"))
     if not (image or archive or sif or process.place):
         reading.refuse("docker", "image is missing: the manifest does not say where its image is")
     if sif:
-        remote += _kept_image(reading, sif, "singularity.image", SourceKind.SIF)
+        kept = _kept_image(reading, sif, "singularity.image", SourceKind.SIF)
+        if not kept:
+            reading.note(
+                f"singularity.image is ignored: {shown(sif)} is not in {WORKSPACE}/{_IMAGES}"
+                f"{'; docker.image is used' if image else ''}."
+            )
+        remote += kept
     here = reading.manifest.base is not None or reading.manifest.project is not None
     return ordered(local, remote, local_first=strategy != "pull" and here)
 
@@ -360,7 +366,7 @@ def _trees(reading: Reading, docker: Mapping[str, Any], image: str, process: Pro
     return trees
 
 
-def _singularity(reading: Reading, value: Any, *, both: bool) -> str:
+def _singularity(reading: Reading, value: Any) -> str:
     """The name of the image file of a singularity section."""
     section = reading.section(value, "singularity", _SINGULARITY, _SINGULARITY_CARRIED)
     if "run_args" in section:
@@ -369,10 +375,6 @@ def _singularity(reading: Reading, value: Any, *, both: bool) -> str:
     image = reading.text(section, "image", "singularity")
     if image:
         reading.carried["singularity.image"] = image
-        reading.note(
-            f"singularity.image: {shown(image)} is used only where the file is in {WORKSPACE}/{_IMAGES}"
-            f"{'; otherwise docker.image is' if both else ''}."
-        )
     return image
 
 

@@ -45,11 +45,13 @@ def ask_text(
     choices: Sequence[str] = (),
     *,
     advice: str = "Say it on the command line; see --help.",
+    optional: bool = False,
 ) -> str:
     """Ask for a word; with ``choices`` only one of them, or its number, is taken. A secret is not shown as typed.
 
     Args:
         advice: what to do where there is no terminal.
+        optional: take Enter for an answer too, which is ""; so is the end of the input.
 
     Raises:
         UsageError: nobody is there to answer, or no answer could be made out.
@@ -60,10 +62,12 @@ def ask_text(
         _say(f"  {number}. {choice}\n")
     for _ in range(ATTEMPTS):
         given = (_secret if secret and sys.stdin.isatty() else _line)(shown)
+        if given is None and optional:
+            return ""
         if given is None:
             raise UsageError(f"There is no terminal to ask at: {question}", hint=advice)
         answer = given if secret else given.strip()
-        if not choices and answer:
+        if not choices and (answer or optional):
             return answer
         if answer in choices:
             return answer

@@ -177,13 +177,20 @@ def _local_sources(site: Site, spec: ContainerSpec) -> Iterator[tuple[ImageSourc
     url = spec.carried.get("image_url")
     if isinstance(url, str) and not spec.sources:
         fetched = site.fetch(url, origin=Origin.MANIFEST)
-        yield ImageSource(image_file_kind(spec), str(fetched.path), name=spec.name), ()
+        yield ImageSource(image_file_kind(spec, fetched.path), str(fetched.path), name=spec.name), ()
 
 
-def image_file_kind(spec: ContainerSpec) -> SourceKind:
-    """What an image file of this container is."""
+def image_file_kind(spec: ContainerSpec, path: Path) -> SourceKind:
+    """What an image file of this container is: what it says of itself, else what the manifest says."""
     sif = spec.carried.get("container_type") in SIF_TYPES or "singularity.image" in spec.carried
-    return SourceKind.SIF if sif else SourceKind.ARCHIVE
+    return SourceKind.SIF if sif or _says_sif(path) else SourceKind.ARCHIVE
+
+
+def _says_sif(path: Path) -> bool:
+    """Whether a file has the mark of the Singularity Image Format (https://github.com/apptainer/sif): a manifest that
+    names a project only can still be published with the image that an engine built of it."""
+    with path.open("rb") as stream:
+        return stream.read(42)[32:] == b"SIF_MAGIC\0"
 
 
 def from_server(site: Site, container: Container, benchmark: int | None = None) -> ReadyContainer:
@@ -283,6 +290,16 @@ def _bundled_sources(site: Site, container: Container) -> Iterator[tuple[ImageSo
             yield ImageSource(image.kind, str(path), name=container.name), (*container.images(), identity)
 
 
+_NEEDED = (
+    "The process runner needs a process: section; a container engine needs an image that is recorded with its "
+    "identity. Choose another platform with --platform."
+)
+_ONLY_SIF = (
+    "A Singularity image file runs with --platform singularity only; for other platforms its owner has to offer an "
+    "image of a registry, or one that docker save wrote."
+)
+
+
 def _prepare(
     site: Site, spec: ContainerSpec, what: str, candidates: Iterable[tuple[ImageSource, tuple[ImageIdentity, ...]]]
 ) -> tuple[ImageSource, PreparedImage]:
@@ -315,6 +332,5 @@ def _prepare(
     offered = ", ".join(dict.fromkeys(seen)) or "no image at all"
     raise InvalidEntityError(
         f"{what} cannot run on the platform {site.effective.platform}: it offers {offered}.",
-        hint="The process runner needs a process: section; a container engine needs an image that is recorded with its "
-        "identity. Choose another platform with --platform.",
+        hint=_ONLY_SIF if set(seen) == {SourceKind.SIF.value} else _NEEDED,
     )

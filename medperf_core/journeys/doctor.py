@@ -34,11 +34,12 @@ def _home(site: Site) -> Iterator[Check]:
         f"{site.home.path}, {free / (1 << 30):.1f} GiB free",
         "Free some room, or use another home with MEDPERF_HOME." if low else "",
     )
-    yield Check(
-        "profile",
-        Health.OK,
-        f"{site.profile_name}, platform {site.effective.platform}, server {site.profile.server or 'none'}",
-    )
+    found = f"{site.profile_name}, platform {site.effective.platform}, server {site.profile.server or 'none'}"
+    try:
+        site.plugins.get(RunnerPlugin, site.effective.platform)
+        yield Check("profile", Health.OK, found)
+    except MedperfError as error:
+        yield Check("profile", Health.FAILED, found, str(error))
 
 
 def _plugins(site: Site) -> Iterator[Check]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from medperf_core.entities import ContainerSpec, IdentityKind, ImageIdentity, Role
+from medperf_core.entities import ContainerSpec, IdentityKind, ImageIdentity, Role, SourceKind
 from medperf_core.entities.roles import ADDITIONAL_FILES, PARAMETERS, TASKS, role_of
 from medperf_core.errors import InvalidEntityError, UsageError
 from medperf_core.journeys.containers import LocalContainer, read_local
@@ -55,12 +55,14 @@ class Package:
         role: what the container is for.
         files: what has to be hosted.
         images: identities that are known from its files.
+        image_file: the image archive or SIF of the manifest, which has to be hosted too and is not copied.
     """
 
     folder: Path
     role: Role
     files: tuple[PackagedFile, ...]
     images: tuple[ImageIdentity, ...]
+    image_file: Path | None = None
 
 
 def package(site: Site, path: Path, role: Role | None = None, output: Path | None = None) -> Package:
@@ -99,7 +101,7 @@ def package(site: Site, path: Path, role: Role | None = None, output: Path | Non
         _replace(target, staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return Package(target, found_role, files, images)
+    return Package(target, found_role, files, images, _image_file(local.spec))
 
 
 def check_container(local: LocalContainer, role: Role | None) -> list[str]:
@@ -130,6 +132,11 @@ def check_container(local: LocalContainer, role: Role | None) -> list[str]:
     if not local.spec.sources and "image_url" not in local.spec.carried:
         problems.append("it names no image, no build context that is there, and no process: project")
     return list(dict.fromkeys(problems))
+
+
+def _image_file(spec: ContainerSpec) -> Path | None:
+    kinds = (SourceKind.ARCHIVE, SourceKind.SIF)
+    return next((Path(each.location) for each in spec.sources if each.kind in kinds), None)
 
 
 def _uses(spec: ContainerSpec, offer: str) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 
-from medperf_core.entities import Container, Model, Role
+from medperf_core.entities import Container, Model, Role, SourceKind
 from medperf_core.errors import OfflineError, TransferError, UsageError, VerificationError
 from medperf_core.journeys.containers import LocalContainer, read_local, resolve
 from medperf_core.journeys.package import ADDITIONAL_FILE, PARAMETERS_FILE, PROJECT_FILE, Package, package
@@ -100,8 +100,7 @@ def publish(
     store = site.storage(_scheme(to))
     if site.effective.offline and not to.startswith("file:"):
         raise OfflineError("Offline: publishing needs a connection.", hint="Run it without --offline.")
-    sources = [local.path, local.files.parameters, local.files.additional_files, local.spec.project]
-    site.data_folders.refuse((Path(each) for each in sources if each), "uploaded")
+    site.data_folders.refuse(_sources(local, image=image), "uploaded")
     with site.work_folder("publish") as work:
         made = package(site, path, role, work / "package")
         files = _files(site, local, made, to, work, image=image)
@@ -112,11 +111,20 @@ def publish(
             return Publication(files, False, None)
         _upload(site, store, to, files)
         public = _verify(site, store, files)
-        urls = {each.name: _public_url(store, each) if public else each.target for each in files}
-        files = tuple(attrs.evolve(each, url=urls[each.name]) for each in files)
+        files = tuple(
+            attrs.evolve(each, url=(public and store.public_url(each.target)) or each.target) for each in files
+        )
         _keep(site, files)
         registered = submit_container(site, name, _hosted(files), development=development)
     return Publication(files, public, registered)
+
+
+def _sources(local: LocalContainer, *, image: bool) -> Iterator[Path]:
+    """All files and folders of this machine that something of what is uploaded is made from."""
+    found = [local.path, local.files.parameters, local.files.additional_files, local.spec.project]
+    if image:  # a build copies what lies beside its build file
+        found += [each.location for each in local.spec.sources if each.kind is not SourceKind.REGISTRY]
+    return (Path(each) for each in found if each)
 
 
 def _name(local: LocalContainer) -> str:
@@ -128,6 +136,11 @@ def _name(local: LocalContainer) -> str:
 
 def _scheme(to: str) -> str:
     scheme, colon, _ = to.partition(":")
+    if any(ord(char) < 33 or ord(char) == 127 for char in to) or "\\" in to:
+        raise UsageError(
+            f"{to!r} has a blank, a backslash or a control character, and so would the addresses to register.",
+            hint="Choose another prefix; in a file: address, write %20 for a blank.",
+        )
     if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise UsageError(
             f"{to!r} is not an address of a store.", hint="Write gs://BUCKET/PREFIX, s3://... or file:///..."
@@ -172,17 +185,10 @@ def _verify(site: Site, store: Storage, files: tuple[Hosted, ...]) -> bool:
     for each in files:
         what = f"Reading back {each.name}"
         site.emit(StepStarted(what))
-        if public:
-            public = _read_publicly(site, store, each)
+        public = public and _read_publicly(site, store, each)
         if not public:
             read_back(store, each.target, each.size, each.sha256, site.context)
         site.emit(StepFinished(what))
-    if not public and store.public_url(files[0].target) is not None:
-        site.notice(
-            f"{store.redact(files[0].target).rpartition('/')[0]} cannot be read by everybody: sites that run this "
-            "container need an account there.",
-            level="warning",
-        )
     return public
 
 
@@ -192,16 +198,15 @@ def _read_publicly(site: Site, store: Storage, file: Hosted) -> bool:
         return False
     try:
         read_back(site.storage(_scheme(url)), url, file.size, file.sha256, site.context)
-    except VerificationError:
-        raise
     except TransferError as error:
-        site.notice(f"Not readable by everybody: {error}")
+        site.notice(
+            f"{store.redact(file.target)} could not be read without an account ({error.message.rstrip('.')}): the "
+            f"{_scheme(file.target)}: addresses are registered, and sites that run this container need an account "
+            "there.",
+            level="warning",
+        )
         return False
     return True
-
-
-def _public_url(store: Storage, file: Hosted) -> str:
-    return store.public_url(file.target) or file.target
 
 
 def _keep(site: Site, files: tuple[Hosted, ...]) -> None:

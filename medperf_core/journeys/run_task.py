@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from medperf_core.entities import TaskSpec
-from medperf_core.errors import UsageError
-from medperf_core.journeys.containers import is_uid, read_local, resolve
+from medperf_core.errors import InvalidEntityError, UsageError
+from medperf_core.journeys.containers import ReadyContainer, is_uid, read_local, resolve
 from medperf_core.journeys.tasks import NOTHING, build_mounts, check_outputs, execute, permit_run, task_request
-from medperf_core.plugin.runner import TaskOutcome
+from medperf_core.plugin.runner import Mount, TaskOutcome
 from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
@@ -52,7 +52,7 @@ def run_container_task(
     site.data_folders.remember(path for label, path in inputs.items() if label in DATA)
     make_folder(output, f"The output folder {output}")
     try:
-        mounts = build_mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, output)
+        mounts = _mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, output)
         if show_command is not None:
             show_command(site.runner.command_line(ready.image, task_request(site, spec, mounts)))
         outcome = execute(site, ready, spec, mounts)
@@ -62,6 +62,14 @@ def run_container_task(
         shutil.rmtree(output, ignore_errors=True)  # it was empty or not there before
         raise
     return outcome
+
+
+def _mounts(ready: ReadyContainer, spec: TaskSpec, inputs: Mapping[str, Path], output: Path) -> tuple[Mount, ...]:
+    try:
+        return build_mounts(ready, spec, inputs, output)
+    except InvalidEntityError as error:
+        hint = "What a task reads is given with --input LABEL=PATH."
+        raise InvalidEntityError(error.message, problems=error.problems, hint=hint) from error
 
 
 def _check_names(spec: TaskSpec, inputs: Mapping[str, Path]) -> None:

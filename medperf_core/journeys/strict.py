@@ -110,7 +110,7 @@ def _variations() -> Iterator[_Variation]:
         lambda request: attrs.evolve(request, user=user),
         "Let everyone read what the image holds (chmod -R a+rX), write only to the outputs and /tmp, and do not look "
         "up the user's name or home: another site's user has neither.",
-        "Run the test on Docker and as root, as in CI: only root can hand outputs over to another user.",
+        "Run the test as root, as in CI, on Docker or Singularity: only root can hand outputs over to another user.",
     )
     yield _Variation(
         "tmp",

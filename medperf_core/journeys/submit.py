@@ -205,7 +205,7 @@ def image_identities(
     if project is not None:
         found.append(ImageIdentity(IdentityKind.SOURCE, source_digest(project)))
     if image_file is not None:
-        kind = image_file_kind(spec)
+        kind = image_file_kind(spec, image_file.path)
         source = ImageSource(kind, str(image_file.path))
         found.append(ImageIdentity(IdentityKind(kind.value), f"sha256:{image_file.sha256}"))
         if site.runner.supports(source):
@@ -222,6 +222,7 @@ def image_identities(
     if not unique:
         raise InvalidEntityError(
             "No identity of the container's image could be found, so no site could verify it.",
-            hint="Give --image-file or --project-file, or --platform docker where the image is in a registry.",
+            hint="Give --image-file or --project-file; an image of a registry is looked up with --platform docker or "
+            "singularity.",
         )
     return unique

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from medperf_core.errors import ConfigurationError, InvalidEntityError, NotFoundError
 from medperf_core.plugin.context import BackendContext
-from medperf_core.plugin.digest import IGNORED_IN_SOURCES, tree_entries
+from medperf_core.plugin.digest import CHUNK, IGNORED_IN_SOURCES, tree_entries
 
 
 def build_arguments(words: Sequence[str]) -> dict[str, str]:
@@ -35,6 +37,7 @@ def private_copy(root: Path, context: BackendContext) -> Iterator[Path]:
 
     Raises:
         NotFoundError: there is no such folder.
+        InvalidEntityError: a file in it cannot be read, or was replaced meanwhile.
     """
     if not root.is_dir():
         raise NotFoundError(f"The source tree {root} does not exist.")
@@ -49,9 +52,27 @@ def private_copy(root: Path, context: BackendContext) -> Iterator[Path]:
             if entry.link is not None:
                 target.symlink_to(entry.link)
             else:
-                shutil.copyfile(entry.absolute, target, follow_symlinks=False)
-                target.chmod(0o755 if entry.executable else 0o644)
+                _copy(entry.absolute, target, 0o755 if entry.executable else 0o644)
         yield copy
+
+
+def _copy(source: Path, target: Path, mode: int) -> None:
+    """Copy a file; not what somebody put in its place since the tree was looked at, such as a link to a file of root's.
+
+    Raises:
+        InvalidEntityError: it is no file any more.
+    """
+    try:
+        with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise InvalidEntityError(f"{source} is no longer a file.", hint="Run the command again.")
+            with target.open("xb") as copy:
+                shutil.copyfileobj(stream, copy, CHUNK)
+                os.fchmod(copy.fileno(), mode)
+    except OSError as error:
+        raise InvalidEntityError(
+            f"{source} cannot be copied: {error.strerror}.", hint="Check its permissions and the room on the disk."
+        ) from error
 
 
 def build_file(copy: Path, name: str) -> str:

@@ -67,11 +67,14 @@ class StoragePlugin(Descriptor):
 
     Attributes:
         schemes: URL schemes that it serves, without ``:``.
+        credentials: names of the fields that ``context.credentials(NAME)`` may hold for it, in the order in which
+            ``medperf auth store NAME`` asks for them. NAME is a scheme of its, or an address of one.
     """
 
     seam: ClassVar[str] = "storage"
     API: ClassVar[int] = 1
     schemes: tuple[str, ...]
+    credentials: tuple[str, ...] = ()
     make: Callable[[Any, BackendContext], Storage]
 
 

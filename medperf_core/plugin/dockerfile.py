@@ -95,10 +95,20 @@ def _instruction(words: str, line: int) -> Instruction:
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with ``$NAME``, ``${NAME}`` and ``${NAME:-DEFAULT}`` replaced; what has no value stays as it is."""
+    """``text`` with ``$NAME``, ``${NAME}`` and ``${NAME:-DEFAULT}`` replaced; what has no value stays as it is.
+
+    Raises:
+        InvalidEntityError: it would become longer than a build file may be: variables can double each other.
+    """
+    length = len(text)
 
     def value(found: re.Match[str]) -> str:
+        nonlocal length
         name, default = found[1] or found[3], found[2]
-        return values.get(name) or default or ("" if name in values else found[0])
+        put = values.get(name) or default or ("" if name in values else found[0])
+        length += len(put)
+        if length > SIZE_LIMIT:
+            raise InvalidEntityError(f"A variable of the build file, {name[:100]}, grows beyond all measure.")
+        return put
 
     return _VARIABLE.sub(value, text)

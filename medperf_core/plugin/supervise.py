@@ -18,7 +18,7 @@ from medperf_core.plugin.context import CancelToken
 from medperf_core.plugin.isolation import Limit
 from medperf_core.plugin.processes import MARKER, is_orphan, marked, marker_of, start_time
 from medperf_core.plugin.tasklog import TaskLogWriter
-from medperf_core.plugin.watchdog import Watchdog
+from medperf_core.plugin.watchdog import Watchdog, pause_after
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
@@ -88,14 +88,17 @@ def supervise(
     watchdog = Watchdog(
         lambda: group_members(process.pid, marker, begun), memory=memory, processes=processes, cpus=cpus
     )
+    pause = POLL_SECONDS
     try:
         while process.poll() is None and not timed_out and broken is None:
-            _pause(process, reader)
+            _pause(process, reader, pause)
             if cancel.cancelled:
                 raise CancelledError(f"The task's program {command[0]} was stopped.")
             if process.poll() is not None:
                 break
+            looked = time.monotonic()
             broken = watchdog.check()
+            pause = max(POLL_SECONDS, pause_after(time.monotonic() - looked))
             timed_out = time_limit is not None and time.monotonic() - started > time_limit
     finally:
         watchdog.release()
@@ -112,12 +115,12 @@ def supervise(
     )
 
 
-def _pause(process: subprocess.Popen[bytes], reader: threading.Thread) -> None:
+def _pause(process: subprocess.Popen[bytes], reader: threading.Thread, seconds: float) -> None:
     """Wait a moment, or less: for the end of the output, which nearly always comes with the program's own end."""
-    reader.join(POLL_SECONDS)
+    reader.join(seconds)
     if not reader.is_alive():
         with suppress(subprocess.TimeoutExpired):
-            process.wait(POLL_SECONDS)
+            process.wait(seconds)
 
 
 def _pump(process: subprocess.Popen[bytes], log: TaskLogWriter) -> None:
@@ -126,7 +129,8 @@ def _pump(process: subprocess.Popen[bytes], log: TaskLogWriter) -> None:
 
 
 def group_members(group: int, marker: str, begun: int = -1) -> set[int]:
-    """Process ids of the task: of its process group and session, those that carry its marker, and all descendants.
+    """Process ids of the task: of its process group and session, those that carry its marker, and all descendants of
+    these.
 
     Args:
         group: process id of its first process.
@@ -148,10 +152,10 @@ def group_members(group: int, marker: str, begun: int = -1) -> set[int]:
         # what is older than the task is none of it, and need not be read further
         if group in (its_group, session) or (started >= begun and marker_of(pid) == marker):
             found.add(pid)
-    waiting = [group]
+    waiting = [group, *found]
     while waiting:
-        below = children.get(waiting.pop(), [])
-        found.update(below)
+        below = set(children.get(waiting.pop(), ())) - found
+        found |= below
         waiting += below
     return found
 
@@ -177,7 +181,7 @@ def _end(process: subprocess.Popen[bytes], marker: str, begun: int) -> None:
         if not left:
             break
         for pid in left:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # it ended meanwhile, or is somebody else's; the others end in any case
                 os.kill(pid, signal.SIGTERM if now < killing else signal.SIGKILL)
         time.sleep(END_SECONDS)
     process.wait()

@@ -27,6 +27,8 @@ from medperf_core.plugin.isolation import Limit
 
 BURST_SECONDS = 0.2
 """How long a task that rested may use more processors than its limit."""
+LONGEST_PAUSE = 0.25
+"""Seconds between two looks at most."""
 
 
 @attrs.frozen
@@ -68,16 +70,32 @@ def process(pid: int) -> Process | None:
         return None
 
 
-def descendants(root: int) -> set[int]:
-    """Ids of a process and of all that descend from it.
+def pause_after(seconds: float) -> float:
+    """How long to wait after a look that took so long.
+
+    On a machine with thousands of processes a look costs tens of milliseconds, so most of the time is left to others;
+    but the next look must not be far either.
+    """
+    return min(5 * seconds, LONGEST_PAUSE)
+
+
+def descendants(root: int, started: int | None = None) -> set[int]:
+    """Ids of a process and of all that descend from it; none if it has ended.
 
     Of the first process of a container, these are all of the container's: an orphan gets that one as its parent.
+
+    Args:
+        root: its id.
+        started: when it started, in clock ticks since boot, if another process may have its id by now.
     """
+    first = process(root)
+    if first is None or started not in (None, first.started):
+        return set()
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (found := process(int(entry.name))):
             children.setdefault(found.parent, []).append(int(entry.name))
-    members, waiting = set[int](), [root] if process(root) else []
+    members, waiting = set[int](), [root]
     while waiting:
         pid = waiting.pop()
         if pid not in members:

@@ -75,7 +75,11 @@ def unfinished(output: Path) -> Iterator[BinaryIO]:
             raise UsageError(
                 f"Another command is writing {output}.", hint="Wait for it, or name another file."
             ) from None
-        yield stream
+        try:
+            yield stream
+        finally:
+            if os.fstat(descriptor).st_size == 0:  # nothing to go on with
+                part_of(output).unlink(missing_ok=True)
 
 
 def earlier_head(part: Path) -> Head | None:

@@ -217,6 +217,8 @@ def _json(data: bytes, limit: int, name: str) -> dict[str, Any]:
         raise InvalidEntityError(f"The bundle {name} has an index or a signature that is larger than any real one.")
     try:
         document = json.loads(data)
+        # Halves of characters, which JSON can name, could be neither printed nor written.
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidEntityError(f"The bundle {name} has an index or a signature that is not JSON.") from error
     if not isinstance(document, dict):

@@ -84,6 +84,18 @@ class CredentialStore:
             return f"in the system keyring, as {found.user!r} of {found.service!r}"
         return f"in the folder {self._folder}" if found is None else f"in the file {file}"
 
+    def names(self) -> list[str]:
+        """Under which names something is stored, in alphabetical order; a damaged file has none."""
+        found = []
+        for file in self._folder.glob("[!.]*.json"):
+            try:
+                name = json.loads(_read_private(file))["name"]
+            except (ConfigurationError, OSError, ValueError, LookupError, TypeError, RecursionError):
+                continue  # whoever needs it will hear of it
+            if isinstance(name, str) and self._file(name) == file:
+                found.append(name)
+        return sorted(found)
+
     def check(self) -> None:
         """See that credentials can be stored, before somebody takes the trouble to log in.
 

@@ -445,6 +445,18 @@ class TestSources:
         assert self.sources(cube, text) == ["archive m.tar None", "registry m:1 None", "sif m.sif None"]
         assert self.sources(cube, "singularity: {image: ../../out.sif}") == []
 
+    @pytest.mark.parametrize(
+        ("docker", "instead"), [("docker: {image: example/m:1}", "docker.image is used"), ("", "")]
+    )
+    def test_an_image_file_is_missed_only_where_it_is_not(self, cube: Path, docker: str, instead: str) -> None:
+        (cube / "workspace" / ".image").mkdir()
+        text = f"{docker}\nsingularity: {{image: m.sif}}\ntasks: {{infer: {{}}}}"
+        (cube / "mlcube.yaml").write_text(text)
+        (note,) = packager.read(load_manifest(cube / "mlcube.yaml")).notes
+        assert "'m.sif' is not in workspace/.image" in note and instead in note
+        (cube / "workspace" / ".image" / "m.sif").write_text("x")
+        assert packager.read(load_manifest(cube / "mlcube.yaml")).notes == ()
+
     def test_from_a_server_with_its_project(self, tmp_path: Path) -> None:
         (tmp_path / "Dockerfile").write_text("FROM scratch\n")
         data = yaml.safe_load((DATA / "mlcube_process.yaml").read_text())

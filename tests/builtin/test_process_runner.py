@@ -153,6 +153,17 @@ print(child.pid, flush=True)
 time.sleep(60)
 """
 
+HIDER = """
+import subprocess, sys, time
+leaf = "import time; print(__import__('os').getpid(), flush=True); time.sleep(60)"
+middle = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {leaf!r}], env={{}}, "
+middle += "start_new_session=True); time.sleep(60)"
+between = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {middle!r}], start_new_session=True)"
+subprocess.run([sys.executable, "-c", between])
+time.sleep(60)
+"""
+"""Its last process is in a session of its own, without the task's marker, below one whose own parent has ended."""
+
 
 def alive(pid: int) -> bool:
     try:
@@ -161,8 +172,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_cancelling_leaves_no_process_even_in_another_session(
-    context: BackendContext, tree: ImageSource, tmp_path: Path, recorder: object
+@pytest.mark.parametrize("code", [SPAWNER, HIDER], ids=["in another session", "hidden below another"])
+def test_cancelling_leaves_no_process(
+    context: BackendContext, tree: ImageSource, tmp_path: Path, recorder: object, code: str
 ) -> None:
     runner, image = prepared(context, tree)
 
@@ -173,7 +185,7 @@ def test_cancelling_leaves_no_process_even_in_another_session(
 
     threading.Thread(target=cancel).start()
     with pytest.raises(CancelledError):
-        runner.run(image, request(tmp_path, SPAWNER))
+        runner.run(image, request(tmp_path, code))
     (pid,) = [int(event.line) for event in recorder.events]  # type: ignore[attr-defined]
     assert not alive(pid)
 

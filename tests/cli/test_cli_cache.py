@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from medperf_core.cli.root import make_root
 from medperf_core.errors import VerificationError
 from medperf_core.site.cache import Cache
+from medperf_core.site.partials import PartialRecord
 
 
 @pytest.fixture
@@ -61,3 +62,19 @@ def test_verify_finds_and_drops_what_was_changed_behind_its_back(home: Path) -> 
 def test_clear(home: Path) -> None:
     assert medperf("cache", "clear")[0] == 0
     assert Cache(home / "cache" / "files").entries() == []
+
+
+def test_what_came_of_an_interrupted_fetch_is_shown_and_freed(home: Path) -> None:
+    cache = Cache(home / "cache" / "files")
+    with cache.partials.taken("https://host/file", "a" * 64) as partial:
+        assert partial
+        partial.path.write_bytes(bytes(1000))
+        partial.note(PartialRecord("a" * 64, '"v1"', 4000))
+    code, out, _ = medperf("cache", "ls", "--format", "json")
+    (shown,) = [entry for entry in json.loads(out) if entry["kind"] == "partial"]
+    assert (code, shown["sha256"], shown["size"]) == (0, "a" * 64, 1000)
+    code, _, error = medperf("cache", "verify")
+    assert (code, "All 2 entries" in error) == (0, True)
+    code, _, error = medperf("cache", "clear")
+    assert code == 0 and "1006 bytes" in error
+    assert not list((cache.root / "partial").glob("*.part")) and not list((cache.root / "partial").glob("*.json"))

@@ -368,6 +368,25 @@ def test_all_types_are_checked_before_anything_is_written(tutorial: Tutorial) ->
     assert not (mlcube / "deploy").exists()
 
 
+def test_an_image_file_has_to_be_hosted_too(tutorial: Tutorial) -> None:
+    cube = tutorial.folder / "medperf_tutorial" / "model_logreg" / "mlcube"
+    manifest = cube / "mlcube.yaml"
+    kept = manifest.read_text()
+    manifest.write_text(kept.replace("docker:\n", "docker:\n  tar_file: my image.tar\n"))
+    (cube / "workspace" / ".image").mkdir()
+    (cube / "workspace" / ".image" / "my image.tar").write_bytes(b"an image")
+    done = tutorial.run("mlcube", "package", str(cube), "--output", "with-image")
+    manifest.write_text(kept)
+    assert f"Host the image too, which is not copied: {cube / 'workspace' / '.image' / 'my image.tar'}" in done.stderr
+    assert done.stderr.rstrip().endswith("--image-file URL/my%20image.tar")
+
+
+def test_what_a_task_reads_is_asked_for(tutorial: Tutorial) -> None:
+    words = ("container", "run", "--container", "medperf_tutorial/MODEL/mlcube", "--task", "infer", "--output", "o")
+    done = tutorial.run(*words, code=6)
+    assert "data_path: no path was given for it" in done.stderr and "--input LABEL=PATH" in done.stderr
+
+
 def test_a_package_as_one_archive(tutorial: Tutorial) -> None:
     deploy = tutorial.folder / "medperf_tutorial" / "MODEL" / "mlcube" / "deploy"
     shutil.rmtree(deploy)
@@ -426,5 +445,7 @@ def test_doctor_says_what_is_there(tutorial: Tutorial) -> None:
     checks = {check["name"]: check["health"] for check in json.loads(done.stdout)}
     assert checks["server"] == checks["process runner"] == "ok"
     assert done.returncode == ("failed" in checks.values())
+    unknown = tutorial.run("--platform", "rocket", "doctor", code=1).stdout
+    assert re.search(r"^profile +failed .*platform rocket.*Installed: ", unknown, re.MULTILINE)
     tutorial.run("auth", "logout")
     assert "Nobody is logged in" in tutorial.run("doctor", code=1).stdout

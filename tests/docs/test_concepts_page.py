@@ -61,4 +61,4 @@ def test_the_home_folder_holds_what_the_page_says(tmp_path: Path) -> None:
         site.profiles.create("another")
         found = {f"{item.name}/" if item.is_dir() else item.name for item in site.home.path.iterdir()}
     documented = {name for row in rows(PAGE, "in it") for name in re.findall(r"[a-z.]+/?", row[0])}
-    assert found | {"backups/"} == documented
+    assert found | {"backups/", "keys/", "bundles/"} == documented

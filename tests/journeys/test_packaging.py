@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from medperf_examples import wdbc
 
 from medperf_core import Site
@@ -115,3 +116,24 @@ def test_a_container_config_is_packaged_under_its_name(site: Site, tmp_path: Pat
     shutil.copytree(wdbc.containers()["model_logreg"], tmp_path / "model")
     made = package(site, tmp_path / "model" / "container_config.yaml", output=tmp_path / "out")
     assert "container_config.yaml" in {item.name for item in made.files}
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [({"docker": {"tar_file": "image.tar"}}, "image.tar"), ({"singularity": {"image": "a.sif"}}, "a.sif")],
+)
+def test_an_image_file_is_told_and_not_copied(
+    site: Site, model: Path, section: dict[str, dict[str, str]], name: str
+) -> None:
+    manifest = yaml.safe_load((model / "mlcube.yaml").read_text())
+    del manifest["process"], manifest["docker"]
+    (model / "mlcube.yaml").write_text(yaml.safe_dump({**manifest, **section}))
+    (model / "workspace" / ".image").mkdir()
+    (model / "workspace" / ".image" / name).write_bytes(b"an image")
+    made = package(site, model)
+    assert made.image_file == model / "workspace" / ".image" / name
+    assert name not in {path.name for path in made.folder.iterdir()}
+
+
+def test_a_project_s_package_needs_no_image_file(site: Site, model: Path) -> None:
+    assert package(site, model).image_file is None

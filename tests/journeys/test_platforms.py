@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from medperf_core import Site, SiteOptions
-from medperf_core.errors import CheckFailedError, ExecutionError, PluginError, UsageError
+from medperf_core.errors import CheckFailedError, IsolationError, MedperfError, NotFoundError, PluginError, UsageError
 from medperf_core.journeys.platforms import require_same, run_test_on
+from medperf_core.plugin.events import Event, StepStarted
 from tests.engines import require
 
 from .conftest import Tutorial, variant
@@ -67,14 +70,42 @@ def test_a_model_that_only_one_platform_can_run(docker: Tutorial) -> None:
 
 def test_a_model_that_no_platform_can_run(docker: Tutorial) -> None:
     model = variant(docker, "model_mlp", "raise SystemExit('never')")
-    with docker.site(options=ALLOWED) as site, pytest.raises(ExecutionError, match="never"):
+    with docker.site(options=ALLOWED) as site, pytest.raises(MedperfError, match="never"):
         run_test_on(site, BOTH, benchmark=1, model=str(model / "mlcube"))
+
+
+def test_each_platform_s_own_reason_is_told(docker: Tutorial) -> None:
+    model = variant(docker, "model_mlp", f"raise SystemExit('no hand' if {IN_DOCKER} else 'no foot')")
+    with docker.site(options=ALLOWED) as site, pytest.raises(CheckFailedError) as failed:
+        run_test_on(site, BOTH, benchmark=1, model=str(model / "mlcube"))
+    assert re.search(
+        r"failed on docker, process:\n +- On docker: .*no hand.*\n +- On process: .*no foot", str(failed.value), re.S
+    )
+
+
+def test_one_reason_is_told_once(docker: Tutorial) -> None:
+    with docker.site(options=ALLOWED) as site, pytest.raises(NotFoundError, match="nowhere"):
+        run_test_on(site, BOTH, benchmark=1, model="./nowhere")
 
 
 @pytest.mark.parametrize("names", [(), ("docker",), ("docker", "docker")])
 def test_what_is_no_comparison(shared: Tutorial, names: tuple[str, ...]) -> None:
     with shared.site() as site, pytest.raises(UsageError, match="cannot be compared"):
         run_test_on(site, names, benchmark=1)
+
+
+def test_two_names_of_one_platform_are_no_comparison(shared: Tutorial) -> None:
+    pytest.importorskip("medperf_singularity")
+    offline = SiteOptions(offline=True)
+    with shared.site(options=offline) as site, pytest.raises(UsageError, match="singularity, apptainer cannot be"):
+        run_test_on(site, ("singularity", "apptainer"), benchmark=1)
+
+
+def test_a_platform_that_keeps_nothing_closed_stops_it_before_anything_runs(docker: Tutorial) -> None:
+    told: list[Event] = []
+    with docker.site(on_event=told.append) as site, pytest.raises(IsolationError, match="no-isolation"):
+        run_test_on(site, BOTH, benchmark=1, model=str(docker.model))
+    assert not any(isinstance(event, StepStarted) for event in told)
 
 
 def test_an_unknown_platform_stops_it_before_anything_runs(shared: Tutorial) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import yaml
 
 from medperf_core import ApproveAll, DenyAll, SiteOptions
-from medperf_core.entities import Container, Model
+from medperf_core.entities import Container, Model, SourceKind
 from medperf_core.errors import DeniedError, ExecutionError, MedperfError, TransferError, UsageError, VerificationError
 from medperf_core.journeys.compatibility import run_test
+from medperf_core.journeys.containers import read_local
+from medperf_core.journeys.package import PARAMETERS_FILE
 from medperf_core.journeys.publish import Publication, publish
 from medperf_core.journeys.run_task import run_container_task
-from medperf_core.plugin import Progress
+from medperf_core.plugin import Notice, Progress
+from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.site.site import Site
 
 from .conftest import Tutorial
@@ -83,6 +92,27 @@ def test_without_a_yes_nothing_leaves(shared: Tutorial, tmp_path: Path) -> None:
         assert (entry.event.value, entry.approved_by) == ("denied", "nobody")
 
 
+def test_a_policy_that_fails_lets_no_file_leave(
+    shared: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PolicySubject] = []
+
+    def fail(self: Site, action: Action, subject: PolicySubject) -> None:
+        if action is Action.SEND:
+            asked.append(subject)
+            raise RuntimeError("no rule for this")
+
+    monkeypatch.setattr(Site, "permit", fail)
+    with shared.site() as site:
+        with pytest.raises(DeniedError, match="no rule for this"):
+            publish(site, shared.model, share(tmp_path))
+        assert not (tmp_path / "share with blank").exists()
+        [subject] = asked
+        assert {each["to"].rpartition("/")[2] for each in subject.details["files"]} >= {"mlcube.yaml", PARAMETERS_FILE}
+        entry = site.audit.entries()[-1]
+        assert (entry.event.value, entry.approved_by) == ("denied", "policy") and "no rule" in entry.note
+
+
 def test_what_is_shown_lists_every_file_with_its_hash(tutorial: Tutorial, tmp_path: Path) -> None:
     class Asked:
         bodies: tuple[bytes, ...] = ()
@@ -137,6 +167,84 @@ def test_a_cut_upload_goes_on_where_it_was(tutorial: Tutorial, tmp_path: Path, m
         assert len(failed) == 1 and "was cut" in failed[0].note
 
 
+@contextmanager
+def open_to_everybody(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str = "", other: str = ""
+) -> Iterator[str]:
+    """The share has a web address too, which refuses the files called ``closed`` and changes those called ``other``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            content = (tmp_path / "share with blank" / unquote(self.path).lstrip("/")).read_bytes()
+            self.send_response(403 if name == closed else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[::-1] if name == other else content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test's output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(
+            type(site.storage("file")), "public_url", lambda _, url: url.replace(share(tmp_path), address)
+        )
+        yield address
+        server.shutdown()
+
+
+def test_what_everybody_may_read_is_registered_by_its_web_address(
+    tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tutorial.site() as site, open_to_everybody(site, tmp_path, monkeypatch) as address:
+        done = publish(site, tutorial.model, share(tmp_path), name="public")
+        assert done.public
+        assert {each.url for each in done.files} == {f"{address}/{each.sha256}/{each.name}" for each in done.files}
+        assert registered(done).additional_files_tarball_url.startswith(address)
+
+
+def test_one_file_that_a_stranger_may_not_read_makes_it_private(
+    tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    with (
+        tutorial.site(on_event=told.append) as site,
+        open_to_everybody(site, tmp_path, monkeypatch, closed="parameters.yaml"),
+    ):
+        done = publish(site, tutorial.model, share(tmp_path), name="private")
+        assert not done.public
+        assert {each.url for each in done.files} == {each.target for each in done.files}
+        assert registered(done).additional_files_tarball_url.startswith(share(tmp_path))
+    [warning] = [each for each in told if isinstance(each, Notice) and each.level == "warning"]
+    assert "parameters.yaml could not be read without an account" in warning.message and "403" in warning.message
+
+
+def test_what_strangers_would_get_instead_is_not_registered(
+    tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tutorial.site() as site, open_to_everybody(site, tmp_path, monkeypatch, other="parameters.yaml"):
+        with pytest.raises(VerificationError, match=r"parameters\.yaml is not what was uploaded"):
+            publish(site, tutorial.model, share(tmp_path), name="other")
+        assert not any(each.name == "other" for each in site.server.list(Model, mine=True))
+
+
+def test_the_author_s_files_stay_as_they_are(tutorial: Tutorial, tmp_path: Path) -> None:
+    def looks() -> dict[Path, tuple[int, int, int, int]]:
+        found = {path: path.stat() for path in tutorial.model.parent.rglob("*") if path.is_file()}
+        return {path: (each.st_ino, each.st_nlink, each.st_mode, each.st_mtime_ns) for path, each in found.items()}
+
+    before = looks()
+    with tutorial.site() as site:
+        done = publish(site, tutorial.model, share(tmp_path), name="kept")
+        for each in done.files:
+            kept = site.cache.file(each.sha256)
+            assert kept is not None and kept.stat().st_ino not in {inode for inode, *_ in before.values()}
+            assert kept.stat().st_nlink == 1
+    assert looks() == before
+
+
 def _used_as_data(site: Site, tutorial: Tutorial, data: Path, output: Path) -> None:
     run_container_task(site, str(tutorial.model), "infer", {"data_path": data}, output)
 
@@ -160,6 +268,22 @@ def test_data_are_never_uploaded(tutorial: Tutorial, tmp_path: Path) -> None:
             site.data_folders.refuse([tmp_path], "uploaded")
         site.data_folders.refuse([tmp_path / "database"], "uploaded")  # a name that only begins the same
         assert not (tmp_path / "share with blank").exists()
+
+
+def test_data_beside_a_build_file_are_not_uploaded_in_an_image(tutorial: Tutorial, tmp_path: Path) -> None:
+    manifest = tutorial.model / "mlcube.yaml"
+    told = yaml.safe_load(manifest.read_text())
+    del told["process"]
+    manifest.write_text(yaml.safe_dump(told))
+    with tutorial.site() as site:
+        local = read_local(site, tutorial.model)
+        assert local.spec.project is None
+        [context] = [Path(each.location) for each in local.spec.sources if each.kind is SourceKind.TREE]
+        site.data_folders.remember([context / "cases"])
+        with pytest.raises(DeniedError, match="used as data"):
+            publish(site, tutorial.model, share(tmp_path), image=True)
+        assert not (tmp_path / "share with blank").exists()
+        assert publish(site, tutorial.model, share(tmp_path), dry_run=True).files  # the image stays here
 
 
 def test_folders_used_as_data_are_remembered(tutorial: Tutorial, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,33 @@ def test_inputs_that_shut_the_account_out_are_told(tmp_path: Path) -> None:
     assert list(unreadable(binds, os.geteuid(), os.getegid())) == []
     with pytest.raises(ExecutionError, match="gone"):
         list(unreadable([Bind(tmp_path / "gone", "/a", False)], 4321, 4321))
+
+
+def test_a_tree_too_deep_for_any_path_goes_there_and_back(tmp_path: Path) -> None:
+    output, name, depth = tmp_path / "out", "d" * 200, 30
+    output.mkdir()
+    own = (os.geteuid(), os.getegid())
+    there = (4321, 1234) if own[0] == 0 else own
+    with handed_over([Bind(output, "/out", True)], *there):
+        folder = os.open(output, os.O_RDONLY)
+        for _ in range(depth):
+            os.mkdir(name, dir_fd=folder)
+            os.chown(name, *there, dir_fd=folder)
+            below = os.open(name, os.O_RDONLY, dir_fd=folder)
+            os.close(folder)
+            folder = below
+    status = os.fstat(folder)
+    os.close(folder)
+    assert (status.st_uid, status.st_gid) == own
+    shutil.rmtree(output)
+
+
+def test_what_cannot_be_handed_over_is_told(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        return  # nobody else hands anything over
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(ExecutionError, match=r"owner of .*out cannot be changed"),
+        handed_over([Bind(tmp_path / "out", "/out", True)], 4321, 1234),
+    ):
+        (tmp_path / "out").rmdir()

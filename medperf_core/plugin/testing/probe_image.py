@@ -62,7 +62,7 @@ class Probe:
         """A source tree whose program is ``probe.py``, for runners without images. There is no Dockerfile in it."""
         folder = self.folder / "tree"
         folder.mkdir()
-        shutil.copyfile(Path(probe_program.__file__), folder / "probe.py")
+        (folder / "probe.py").write_bytes(self._program)
         (folder / "mark").write_text(self.mark)
         return ImageSource(SourceKind.TREE, str(folder))
 
@@ -90,6 +90,10 @@ class Probe:
         return path, _digest(path)
 
     @cached_property
+    def _program(self) -> bytes:
+        return self._base._program if self._base is not None else Path(probe_program.__file__).read_bytes()
+
+    @cached_property
     def _layers(self) -> list[tuple[Path, str]]:
         own = self.folder / "own.tar"
         with own.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -97,7 +101,7 @@ class Probe:
                 entry = tarfile.TarInfo(name)
                 entry.type, entry.mode = tarfile.DIRTYPE, mode
                 tar.addfile(entry)
-            _text(tar, f"{FOLDER}/probe.py", Path(probe_program.__file__).read_bytes())
+            _text(tar, f"{FOLDER}/probe.py", self._program)
             _text(tar, f"{FOLDER}/mark", self.mark.encode())
             cat = Path(shutil.which("cat") or "/bin/cat").resolve()
             _text(tar, f"{FOLDER}/suid-cat", cat.read_bytes(), 0o4755)

@@ -281,6 +281,7 @@ def burn(places: Places, words: list[str]) -> None:
                 sum(range(1000))
             os._exit(0)
         children.append(child)
+    say("ready")
     for child in children:
         os.waitpid(child, 0)
     used = os.times()
@@ -288,9 +289,9 @@ def burn(places: Places, words: list[str]) -> None:
     report(places, {"cpus": spent / (time.monotonic() - begin), "quota": quota()})
 
 
-def quota() -> float | None:
-    """How many CPUs the kernel's control group gives to this task at most, -1 for all; None if it cannot be seen."""
-    groups = dict(line.split(":", 2)[1:] for line in lines("/proc/self/cgroup") if line.count(":") >= 2)
+def quota(process: str = "self") -> float | None:
+    """How many CPUs the kernel's control group gives to a process at most, -1 for all; None if it cannot be seen."""
+    groups = dict(line.split(":", 2)[1:] for line in lines(f"/proc/{process}/cgroup") if line.count(":") >= 2)
     for names, own in groups.items():
         if names and "cpu" not in names.split(","):
             continue

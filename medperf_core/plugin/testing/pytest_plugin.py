@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,18 @@ pytest.register_assert_rewrite(*(f"medperf_core.plugin.testing.{name}" for name 
 
 @pytest.fixture(scope="session")
 def medperf_probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    """The image that ``RunnerContract`` runs, made from this machine's Python; see ``Probe``."""
+    """The image that ``RunnerContract`` runs, made from this machine's Python; see ``Probe``.
+
+    No other pytest run has the same one, so that several may use an engine, and remove their images, at once.
+    """
     from medperf_core.plugin.testing.probe_image import Probe
 
-    return Probe(tmp_path_factory.mktemp("medperf-probe"))
+    return Probe(tmp_path_factory.mktemp("medperf-probe"), f"probe {uuid.uuid4()}")
 
 
 @pytest.fixture(scope="class")
 def medperf_runner_kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """What the tests of one ``RunnerContract`` share: the runner's cache folder and the prepared image."""
+    """What the tests of one ``RunnerContract`` share: the runner's folders and the prepared image."""
     from medperf_core.plugin.testing.runner_kit import Kept
 
-    return Kept(tmp_path_factory.mktemp("medperf-cache"))
+    return Kept(tmp_path_factory.mktemp("medperf-cache"), tmp_path_factory.mktemp("medperf-temp"))

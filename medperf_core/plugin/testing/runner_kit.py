@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -64,9 +65,10 @@ class Heard:
 
 @attrs.define
 class Kept:
-    """What the tests of one class share: the runner's cache, and the image once it is prepared."""
+    """What the tests of one class share: the runner's folders, and the image once it is prepared."""
 
     cache: Path
+    temp: Path
     prepared: PreparedImage | None = None
     source: ImageSource | None = None
     usual: dict[str, Ran] = attrs.field(factory=dict)
@@ -126,9 +128,10 @@ class RunnerKit:
         self.probe, self.folder = probe, folder
         self.heard, self.cancel = Heard(), CancelToken()
         self.token = f"medperf-probe-{uuid.uuid4().hex}"
-        self.temp = folder / "temp"
-        self.temp.mkdir()
+        self.temp = kept.temp
         self._number = 0
+        for path in self._temporary():  # another test told that it was left
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._before = set(traces())
 
     def context(self, **changes: Any) -> BackendContext:
@@ -152,6 +155,7 @@ class RunnerKit:
         """The probe's image, prepared; once for all tests of a class."""
         if self._kept.prepared is None:
             self._kept.prepared = self.runner().prepare(self.source)
+            self._before |= set(self._traces())  # the image stays
         return self._kept.prepared
 
     def another(self, mark: str) -> tuple[Probe, ImageSource]:
@@ -253,12 +257,16 @@ class RunnerKit:
 
     def left(self) -> list[str]:
         """What is left of this test's tasks: processes, temporary files, and what ``traces`` sees more than before."""
-        found = [f"process {pid}" for pid in self._processes()]
-        # an empty folder of the runner's own may stay for the next task
-        found += [f"temporary {path.name}" for path in self.temp.iterdir() if path.is_file() or any(path.iterdir())]
+        found = [f"process {pid}" for pid in self.processes()]
+        found += [f"temporary {path.name}" for path in self._temporary()]
         return found + sorted(set(self._traces()) - self._before)
 
-    def _processes(self) -> Iterator[int]:
+    def _temporary(self) -> list[Path]:
+        # an empty folder of the runner's own may stay for the next task
+        return [path for path in self.temp.iterdir() if not path.is_dir() or any(path.iterdir())]
+
+    def processes(self) -> Iterator[int]:
+        """This machine's processes of this test's tasks, and the engine's that started them."""
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
                 if (

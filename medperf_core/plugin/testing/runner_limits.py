@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medperf_core.plugin import Enforcement, Limit, Resources
+from medperf_core.plugin.testing.probe_program import quota
 from medperf_core.plugin.testing.runner_kit import RunnerKit
 
 MIB = 1 << 20
@@ -45,11 +46,14 @@ class LimitTests:
     def test_cpu_is_limited(self, kit: RunnerKit) -> None:
         """A tenth of one CPU for eight busy processes is far less than a third of it."""
         kit.needs(Limit.CPU)
+        seen: list[float | None] = []
+        kit.heard.when_ready = lambda: seen.extend(quota(str(process)) for process in kit.processes())
         report = kit.report("burn", "1.5", "8", resources=Resources(cpus=0.1))
         assert report["cpus"] < 0.35
-        if kit.capabilities.limits[Limit.CPU] is Enforcement.ENGINE and report["quota"] is not None:
+        known = [each for each in (report["quota"], *seen) if each is not None]
+        if kit.capabilities.limits[Limit.CPU] is Enforcement.ENGINE and known:
             # a busy machine keeps every task small: where the kernel's own word can be seen, it has to be the same
-            assert 0 < report["quota"] < 0.2
+            assert [each for each in known if 0 < each < 0.2], known
 
     def test_disk_is_limited(self, kit: RunnerKit) -> None:
         """A task's own scratch folder takes no more than it may."""

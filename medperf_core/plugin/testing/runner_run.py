@@ -72,9 +72,7 @@ class RunTests:
     def test_variables_are_literal(self, kit: RunnerKit) -> None:
         """The manifest's and the core's; the core's win."""
         wanted = {**HOSTILE, "PROBE_BOTH": "core"}
-        report = kit.report(
-            "facts", variables={"PROBE_BOTH": "manifest", "PROBE_OURS": "1"}, environment=wanted
-        )
+        report = kit.report("facts", variables={"PROBE_BOTH": "manifest", "PROBE_OURS": "1"}, environment=wanted)
         seen = {name: value for name, value in report["environment"].items() if name.startswith("PROBE_")}
         seen.pop(VARIABLE[0], None)
         assert seen == {**wanted, "PROBE_OURS": "1"}
@@ -86,7 +84,7 @@ class RunTests:
 
     def test_nothing_of_the_host_s_environment_is_seen(self, kit: RunnerKit, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever it is: also what names a proxy or looks harmless."""
-        for name in ("MEDPERF_HOST_ONLY", "HTTP_PROXY", "https_proxy", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH"):
+        for name in ("HOST_ONLY", "HTTP_PROXY", "https_proxy", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH"):
             monkeypatch.setenv(name, f"http://user:{SECRET}@127.0.0.1:9")
         seen = kit.report("facts")["environment"]
         assert not [name for name, value in seen.items() if SECRET in value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from pathlib import Path
@@ -102,18 +103,17 @@ def test_declared_volumes_are_read_only_and_keep_their_content(site: Any, make_i
 
 
 def test_capabilities_of_this_daemon(site: Any) -> None:
-    from medperf_core.plugin import Enforcement, Guarantee, Limit
+    from medperf_core.plugin import Condition, Enforcement, Guarantee, Limit
 
     found = site.runner().capabilities()
     assert found.guarantees == set(Guarantee)
+    assert found.conditions == set(Condition) - (set() if os.geteuid() == 0 else {Condition.USER})
     assert {found.limits[limit] for limit in (Limit.MEMORY, Limit.PROCESSES, Limit.CPU)} == {Enforcement.ENGINE}
     assert found.engine.startswith(("docker ", "podman "))
     assert not found.gpus
 
 
 def test_running_as_root_of_the_host_is_no_guarantee(site: Any) -> None:
-    import os
-
     from medperf_core.plugin import Guarantee
 
     if os.geteuid() != 0:

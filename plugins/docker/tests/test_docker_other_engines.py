@@ -7,6 +7,7 @@ import os
 import pwd
 import secrets
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -197,6 +198,22 @@ def test_a_task_whose_processes_cannot_be_found_is_ended_not_left_unwatched(
 
     monkeypatch.setattr("medperf_docker.watch.first_process", lambda container, told: None)
     monkeypatch.setattr("medperf_docker.watch.FIND_SECONDS", 0.5)
+    owner.does(work)
+
+
+def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(
+    owner: Owner, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(site: Any, tasks: Tasks) -> None:
+        with subprocess.Popen(["sleep", "60"]) as stranger:
+            monkeypatch.setattr("medperf_docker.watch.first_process", lambda container, told: stranger.pid)
+            times = iter((1, 2))
+            monkeypatch.setattr("medperf_docker.watch.start_time", lambda pid: next(times))
+            outcome = tasks.run("sleep 60", time_limit=1)
+            assert outcome.timed_out
+            assert stranger.poll() is None
+            stranger.kill()
+
     owner.does(work)
 
 

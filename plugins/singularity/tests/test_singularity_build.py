@@ -111,7 +111,7 @@ def test_a_link_of_the_tree_does_not_lead_the_engine_out(place: Any, tree: Path,
     victim.mkdir()
     (tree / "hosts").symlink_to("program.sh")
     (tree / "Dockerfile").write_text(f"{DOCKERFILE}COPY hosts /etc/hosts\n")
-    with pytest.raises(VerificationError, match="symbolic link in the place of etc/hosts"):
+    with pytest.raises(VerificationError, match=r"symbolic link.*in the place of etc/hosts"):
         place.runner(settings(base)).prepare(source(tree))
     assert not any(victim.iterdir())
 

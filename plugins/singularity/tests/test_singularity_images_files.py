@@ -182,7 +182,9 @@ def test_odd_names_of_files_and_folders_work(
     assert odd.work() == []
 
 
-def test_a_damaged_entry_is_made_again(place: Any, make_image: Callable[..., Any], tmp_path: Path) -> None:
+def test_s7_a_converted_image_that_was_changed_is_made_again(
+    place: Any, make_image: Callable[..., Any], tmp_path: Path
+) -> None:
     image = make_image()
     image.save(tmp_path / "image.tar")
     prepared = place.runner().prepare(archive(tmp_path / "image.tar"))

@@ -193,6 +193,8 @@ def test_a_credential_helper_is_asked(place: Any, tmp_path: Path, monkeypatch: p
     assert login(place.context(), "host:5000") == ("host:5000", "s")
     assert login(place.context(), "bad") is None
     assert login(place.context(), "other") is None
+    helper.write_text("#!/bin/sh\necho '{}'\n")
+    assert login(place.context(), "host:5000") is None
     for text in ("", "[]", '{"auths": 3}', '{"auths": {"other": {"auth": "%%%"}}}', '{"auths": {"other": []}}'):
         (tmp_path / "config.json").write_text(text)
         assert login(place.context(), "other") is None

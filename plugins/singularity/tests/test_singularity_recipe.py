@@ -36,7 +36,7 @@ BASE = ImageConfig(("old",), ("cmd",), {"PATH": "/bin", "A": "zero"}, "/base", "
 def test_a_dockerfile_without_steps_that_run() -> None:
     recipe = read_recipe(DOCKERFILE, {"BASE": "localhost/mine:1"})
     assert recipe.base == "localhost/mine:1"
-    assert recipe.copies == (Copy(("*.py", "with space.txt"), "/project/"), Copy(("src",), "/app/inner/"))
+    assert recipe.copies == (Copy(("*.py", "with space.txt"), "/project/", 0o755), Copy(("src",), "/app/inner/"))
     assert recipe.configure(BASE) == ImageConfig(
         ("python3", "/project/main.py"),
         ("--help",),

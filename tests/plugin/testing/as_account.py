@@ -29,8 +29,11 @@ ACCOUNT = "MEDPERF_TEST_ACCOUNT"
 PACKAGES = ("medperf_core.plugin", "medperf_docker", "medperf_singularity", "docker", "requests", "urllib3", "_pytest")
 LATE = ("difflib", "encodings.idna", "pprint", "socket", "xml.etree.ElementTree")
 """Of the standard library, what is imported in the middle of a test."""
-PATIENCE = 400
+PATIENCE = 500
+NOT_PROMISED = "NotPromised: "
+"""Begins the reason of such a test."""
 _PR_SET_DUMPABLE = 4
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 
 
 @attrs.frozen
@@ -39,6 +42,15 @@ class Results:
 
     passed: frozenset[str]
     skipped: Mapping[str, str]
+
+
+def find_account(name: str) -> pwd.struct_passwd:
+    """The account of this name; without it the calling test is skipped, in CI it fails."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        words = f"there is no account {name}: run `make engines`"
+        return pytest.fail(words) if os.environ.get("CI") == "true" else pytest.skip(words)
 
 
 def run_as(account: pwd.struct_passwd, *tests: str, variables: Mapping[str, str]) -> Results:
@@ -84,7 +96,7 @@ def _read(report: Path) -> Results:
 def account(medperf_probe: Probe, tmp_path_factory: pytest.TempPathFactory) -> None:
     """In the pytest that ``run_as`` starts, before any other fixture: from here on, this is the account."""
     found = pwd.getpwnam(os.environ[ACCOUNT])
-    medperf_probe.archive  # noqa: B018 - it is made of this Python
+    assert medperf_probe.archive, "made now, of a Python that the account may not be able to read"
     for name in (*LATE, *PACKAGES):
         _load(name)
     top = tmp_path_factory.getbasetemp()

@@ -3,100 +3,34 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from docker import APIClient
 from docker.errors import APIError
 from medperf_docker.plugin import DockerSettings
 from medperf_docker.plugin import make as make_docker
 
-from medperf_core.entities.image import IdentityKind, ImageSource
-from medperf_core.plugin import BackendContext, Runner, RunnerPlugin, TaskOutcome, TaskRequest
+from medperf_core.entities.image import IdentityKind
+from medperf_core.plugin import BackendContext, Runner, TaskOutcome, TaskRequest
 from medperf_core.plugin.testing import RunnerContract
 from medperf_core.plugin.testing.probe_image import Probe
 from tests.engines import require
+from tests.plugin.testing.kit_suite import CONTROL, Given, check
 from tests.plugin.testing.runner_mutants import DOCKER_MUTANTS, MUTANTS, Change, Wrapper
 
-CONTROL = "test_a_prepared_image_is_plain_data"
 SECOND_CONTROL = "test_what_is_run_is_not_named_by_a_tag"
-SUITE = """
-import pytest
-from medperf_core.plugin.testing import RunnerContract
-
-
-@pytest.fixture(scope="session")
-def medperf_probe(given):
-    return given.probe
-
-
-class TestMutant(RunnerContract):
-    @pytest.fixture
-    def plugin(self, given):
-        return given.plugin
-
-    @pytest.fixture
-    def image(self, given):
-        return given.image
-
-    @pytest.fixture
-    def traces(self, given):
-        return given.traces
-"""
 UNPROMISED = {"test_disk_is_limited"}
 """Tests of what no runner promises yet."""
 HERE = {"test_the_descriptor_is_usable", "test_privileges_no_output_runs_as_root"}
 """Tests whose mutants stand in this file."""
 
 
-@attrs.define(eq=False)
-class Given:
-    """What the suite under test gets, and what became of its tests."""
-
-    make: Callable[[BackendContext], Runner]
-    image: Callable[[Probe], ImageSource]
-    probe: Probe
-    traces: Callable[[], Collection[str]] = tuple
-    outcomes: dict[str, str] = attrs.field(factory=dict)
-    words: list[str] = attrs.field(factory=list)
-    changes: dict[str, Any] = attrs.field(factory=dict)
-
-    @property
-    def plugin(self) -> RunnerPlugin:
-        """The runner's descriptor, with the changes that are to be caught."""
-        fields = {"name": "mutant", "summary": "breaks a promise", "api": RunnerPlugin.API, **self.changes}
-        return RunnerPlugin(make=lambda settings, context: self.make(context), **fields)
-
-    @pytest.fixture(scope="session")
-    def given(self) -> Given:
-        return self
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        name = report.nodeid.rpartition("::")[2]
-        if report.when == "call" or not report.passed:
-            self.outcomes[name] = report.outcome
-            self.words.append(f"{name}: {report.longrepr}")
-
-
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     return Probe(tmp_path_factory.mktemp("probe"))
-
-
-def check(given: Given, folder: Path, caught: Collection[str], controls: Collection[str] = (CONTROL,)) -> None:
-    """Run these tests of the kit: all of ``caught`` fail, the controls pass."""
-    suite = folder / "test_mutant.py"
-    suite.write_text(SUITE)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    wanted = [f"{suite}::TestMutant::{name}" for name in (*caught, *controls)]
-    options = ["-q", "-c", str(folder / "pytest.ini"), f"--rootdir={folder}", f"--basetemp={folder / 'inner'}"]
-    options += ["-p", "no:cacheprovider", "-p", "no:timeout", "-W", "ignore", "--tb=line", "--import-mode=importlib"]
-    pytest.main([*options, *wanted], plugins=[given])
-    expected = dict.fromkeys(caught, "failed") | dict.fromkeys(controls, "passed")
-    assert given.outcomes == expected, "\n".join(given.words)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -34,6 +35,7 @@ from medperf_docker.container import Container, command_line, describe
 from medperf_docker.daemon import Daemon, capabilities, probe
 from medperf_docker.execute import execute
 from medperf_docker.leftovers import remove_leftovers
+from medperf_docker.save import save
 
 if TYPE_CHECKING:
     from medperf_docker.plugin import DockerSettings
@@ -87,6 +89,10 @@ class DockerRunner(Runner):
             if source.kind is SourceKind.TREE:
                 return build.prepare(self._connection, self._daemon, self._context, self._settings, source, wanted)
         raise ExecutionError(f"Docker cannot run the image {source}.", hint="Use the singularity runner for it.")
+
+    def save(self, prepared: PreparedImage, folder: Path) -> Path:
+        with understood(f"save the image {prepared.source}"):
+            return save(self._connection, self._context, prepared, folder)
 
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
         plan, who = self._plan(prepared, request), self._who(request)

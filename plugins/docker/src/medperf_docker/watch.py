@@ -15,8 +15,9 @@ import attrs
 
 from medperf_core.errors import CancelledError, ExecutionError, MedperfError
 from medperf_core.plugin import BackendContext, Limit
+from medperf_core.plugin.processes import start_time
 from medperf_core.plugin.tasklog import TaskLogWriter
-from medperf_core.plugin.watchdog import Watchdog, descendants
+from medperf_core.plugin.watchdog import Watchdog, descendants, pause_after
 from medperf_docker.connect import TIMEOUT, Client, engine_error, one_line, understood
 from medperf_docker.container import Container
 from medperf_docker.processes import first_process
@@ -29,8 +30,6 @@ ASK_SECONDS = 2.0
 FIND_SECONDS = 10.0
 """How long a container's first process may be nowhere to be found."""
 GRACE_SECONDS = 10.0
-LONGEST_PAUSE = 0.25
-"""Seconds between two looks of the watchdog."""
 _INIT_FAILED = re.compile(r"\[FATAL tini|ERROR \(catatonit")
 _OVER = ("exited", "stopped", "dead", "removing")
 
@@ -76,6 +75,7 @@ class Watch:
         self._problems: list[BaseException] = []
         self._peak = 0
         self._first: int | None = None
+        self._begun = -1  # tells it from another process that has its number once the container has ended
         limits = plan.watched
         self._watchdog = Watchdog(self._members, memory=limits.memory, processes=limits.processes, cpus=limits.cpus)
 
@@ -170,8 +170,7 @@ class Watch:
             broken: Limit | None = None
             if self._plan.watched and watches.due():
                 broken = self._look(started)
-                # On a machine with many processes a look takes its time; but the next must not be far either.
-                watches.pause = min(5 * watches.passed(), LONGEST_PAUSE)
+                watches.pause = pause_after(watches.passed())
             if self._time_limit is not None and time.monotonic() - started > self._time_limit:
                 broken = Limit.TIME
             if broken is not None:
@@ -185,7 +184,8 @@ class Watch:
 
     def _kill(self) -> None:
         self._watchdog.release()
-        if self._first is not None:  # all of a container ends with its first process, also while the engine is slow
+        # all of a container ends with its first process, also while the engine is slow
+        if self._first is not None and start_time(self._first) == self._begun:
             with suppress(OSError):
                 os.kill(self._first, signal.SIGKILL)
             if self._wait_until_over(GRACE_SECONDS / 5):
@@ -215,7 +215,9 @@ class Watch:
         if self._first is None:
             found = self._client.inspect_container(self._plan.name)
             self._first = first_process(str(found["Id"]), int(found["State"]["Pid"]))
-            if self._first is None and found["State"]["Status"] not in _OVER:
+            if self._first is not None:
+                self._begun = start_time(self._first)
+            elif found["State"]["Status"] not in _OVER:
                 self._give_up_search(started)
         return self._watchdog.check() if self._first is not None else None
 
@@ -229,7 +231,7 @@ class Watch:
             )
 
     def _members(self) -> set[int]:
-        return descendants(self._first) if self._first is not None else set()
+        return descendants(self._first, self._begun) if self._first is not None else set()
 
     def _measure(self) -> None:
         with suppress(Exception):  # figures are a courtesy: the container may have ended, the engine may have none

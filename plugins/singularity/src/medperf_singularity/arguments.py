@@ -67,7 +67,7 @@ class Plan:
         own_limit: most processes of the account, by a resource limit; 0 for none.
         tmp_size: bytes of its own /tmp.
         shm_size: bytes of /dev/shm; None for the default.
-        sized: whether an unprivileged engine can be told a size of what it keeps in memory.
+        sized: whether the engine takes settings of ours: above all, a size of what it keeps in memory for a user.
         gpus: which.
         own_scripts: whether the image sets its variables by scripts of its own, which then run before ours.
     """
@@ -217,7 +217,7 @@ def engine_words(engine: Engine, plan: Plan, folder: Path, pid_file: str = "/dev
     else:
         words = ["/bin/sh", "-c", _AS_USER, "medperf", pid_file, str(plan.own_limit)]
     words += [engine.program, "--silent"]
-    words += ["--config", str(folder / "engine.conf")] if plan.sized and not plan.root else []
+    words += ["--config", str(folder / "engine.conf")] if plan.sized else []
     words += ["exec", *_closed(engine, plan, folder), *_limits(plan)]
     words += ["--nv"] if plan.gpus else []
     if plan.root:
@@ -239,7 +239,7 @@ def _closed(engine: Engine, plan: Plan, folder: Path) -> list[str]:
     words = ["--containall", "--pid", "--ipc", "--uts", "--hostname", HOST_NAME, "--cleanenv", "--no-home"]
     words += ["--no-mount", ",".join(shut), "--no-privs", "--drop-caps", "ALL"]
     words += ["--net", "--network", "none"] if plan.network else []
-    words += ["--security", f"seccomp:{folder / 'seccomp.json'}"] if plan.seccomp else []
+    words += ["--security", _fields(f"seccomp:{folder / 'seccomp.json'}")] if plan.seccomp else []
     if plan.root and plan.uid:
         words += ["--security", f"uid:{plan.uid}", "--security", f"gid:{plan.gid}"]
     return words
@@ -258,9 +258,13 @@ def source(bind: Bind, number: int, folder: Path) -> Path:
 
 def mount(path: Path, target: str, writable: bool) -> str:
     """One ``--mount``: comma-separated values with quotation, so no character of a path can begin another field."""
+    return _fields("type=bind", f"source={path}", f"destination={target}", *([] if writable else ["ro"]))
+
+
+def _fields(*values: str) -> str:
+    """Values as the engine takes several in one argument: separated by commas, quoted where they must be."""
     line = io.StringIO()
-    fields = ["type=bind", f"source={path}", f"destination={target}", *([] if writable else ["ro"])]
-    csv.writer(line, lineterminator="").writerow(fields)
+    csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
 
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medperf_core.entities.image import IdentityKind, ImageIdentity, ImageSource, SourceKind
 from medperf_core.errors import ExecutionError
-from medperf_core.plugin import BackendContext, Event, PreparedImage, StepFinished, StepStarted
+from medperf_core.plugin import BackendContext, PreparedImage, StepFinished, StepStarted
 from medperf_core.plugin.build_context import build_arguments, build_file, private_copy
 from medperf_core.plugin.digest import file_digest, source_digest
 from medperf_core.plugin.identities import incomparable, require
-from medperf_core.plugin.processes import new_marker
-from medperf_core.plugin.supervise import supervise
-from medperf_core.plugin.tasklog import TaskLogWriter
 from medperf_singularity import convert, sif, store
-from medperf_singularity.assemble import copy_into, inside
+from medperf_singularity.assemble import copy_into, make_folder, remove_special
 from medperf_singularity.config import ImageConfig
 from medperf_singularity.engine import Engine, plugin_cache
 from medperf_singularity.images.sandbox import refuse_links
@@ -62,7 +59,7 @@ def prepare(
         require(source, wanted, (identity,))
         dockerfile = build_file(copy, source.dockerfile)
         recipe = read_recipe((copy / dockerfile).read_text(encoding="utf-8", errors="replace"), arguments)
-        base = _base(engine, settings, context, recipe.base)
+        base = _base(engine, settings, context, recipe.base, arguments)
         parts = [identity.digest, dockerfile, arguments, sorted(map(str, base.identities))]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         record = plugin_cache(context) / "builds" / f"{key}.json"
@@ -76,12 +73,25 @@ def prepare(
     return entry.prepared((identity, ImageIdentity(IdentityKind.SIF, f"sha256:{entry.record.sha256}")), source)
 
 
-def _base(engine: Engine, settings: SingularitySettings, context: BackendContext, name: str) -> PreparedImage:
-    """The base image: a reference, or the absolute path of a SIF, a sandbox or an image archive."""
+def _base(
+    engine: Engine, settings: SingularitySettings, context: BackendContext, name: str, arguments: Mapping[str, str]
+) -> PreparedImage:
+    """The base image: a reference, or the absolute path of a SIF, a sandbox or an image archive.
+
+    Raises:
+        ExecutionError: it is a path that the build file made up: its author is a stranger, who would have ``FROM /``
+            bring all files of this machine into a container.
+    """
     from medperf_singularity.prepare import prepare as prepare_image
 
     kind = SourceKind.REGISTRY
     if name.startswith("/"):
+        if name not in arguments.values():
+            raise ExecutionError(
+                f"The build file starts from {name[:100]}, a place on this machine that nobody here named.",
+                hint="Only a site may name one: have the build file say `FROM ${BASE_IMAGE}`, and give "
+                "--singularity-build-args BASE_IMAGE=PATH.",
+            )
         kind = SourceKind.ARCHIVE if name.endswith(_ARCHIVES) else SourceKind.SIF
     return prepare_image(engine, settings, context, ImageSource(kind, name), ())
 
@@ -109,9 +119,10 @@ def _build(
     config = recipe.configure(store.describe(context, base))
     with store.new_folder(context.temp_dir) as work:
         _unpack(engine, context, work, Path(base.reference))
+        remove_special(work / "rootfs")
         for step in recipe.copies:
             copy_into(copy, work / "rootfs", step)
-        inside(work / "rootfs", config.working_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(work / "rootfs", config.working_dir)
         refuse_links(work / "rootfs")
         made = work / "new.sif"
         size = sum(path.lstat().st_size for path in (work / "rootfs").rglob("*"))
@@ -131,18 +142,5 @@ def _unpack(engine: Engine, context: BackendContext, work: Path, image: Path) ->
     """Unpack a verified SIF into ``work/rootfs``; not by the engine, which would write into it and follow its links."""
     (work / "base.sif").symlink_to(image)
     command = ["unsquashfs", "-no-progress", "-no-xattrs", "-offset", str(sif.file_system(image)), "-dest", "rootfs"]
-    with TaskLogWriter(work / "unpack.log", "unpack", _unheard) as log:
-        ended = supervise(
-            [*command, "base.sif"],
-            cwd=work,
-            environment=engine.environment(work, work / "engine"),
-            log=log,
-            cancel=context.cancel,
-            marker=new_marker(),
-        )
-    if ended.exit_code != 0 or not (work / "rootfs").is_dir():
-        raise convert.failed(engine, f"unpack the base image {image.parent.name[:24]}", log.tail)
-
-
-def _unheard(event: Event) -> None:
-    """What unpacking says is kept for errors only."""
+    doing = f"unpack the base image {image.parent.name[:24]}"
+    convert.helper([*command, "base.sif"], engine, context, work, doing, image.stat().st_size)

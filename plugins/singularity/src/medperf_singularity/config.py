@@ -62,8 +62,7 @@ class ImageConfig:
                 user=_text(part.get("User"), "User", 256),
                 architecture=_text(document.get("architecture"), "architecture", 64),
             )
-            if len(json.dumps(found.to_json())) > TOTAL_LIMIT:
-                raise ValueError("it is larger than any real one")
+            found._check_size()
         except (ValueError, RecursionError) as error:
             raise VerificationError(f"The configuration of the image {name} cannot be used: {error}.") from error
         return found
@@ -100,7 +99,7 @@ class ImageConfig:
         env = document["env"]
         if not isinstance(env, dict):
             raise ValueError("env is no object")
-        return cls(
+        found = cls(
             entrypoint=_words(document["entrypoint"], "entrypoint"),
             cmd=_words(document["cmd"], "cmd"),
             env=_variables(tuple(f"{name}={value}" for name, value in env.items())),
@@ -108,6 +107,12 @@ class ImageConfig:
             user=_text(document["user"], "user", 256),
             architecture=_text(document["architecture"], "architecture", 64),
         )
+        found._check_size()
+        return found
+
+    def _check_size(self) -> None:
+        if len(json.dumps(self.to_json())) > TOTAL_LIMIT:
+            raise ValueError("it is larger than any real one")
 
 
 def _text(value: Any, what: str, limit: int) -> str:

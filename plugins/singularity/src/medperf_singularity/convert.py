@@ -86,6 +86,34 @@ def build(
     context.emit(StepFinished(step))
 
 
+def helper(command: Sequence[str], engine: Engine, context: BackendContext, work: Path, doing: str, need: int) -> None:
+    """Run another program that fills ``work``, with nothing of the caller's environment.
+
+    Args:
+        doing: to follow "could not", for people.
+        need: bytes that it will write there at least.
+
+    Raises:
+        ExecutionError: there is no room, or it failed; has its last words.
+        CancelledError: the cancel token was set.
+    """
+    require_room(doing, {work: need})
+    with TaskLogWriter(work / "helper.log", "convert", _unheard) as log:
+        ended = supervise(
+            command,
+            cwd=work,
+            environment=engine.environment(work, work / "engine"),
+            log=log,
+            cancel=context.cancel,
+            marker=new_marker(),
+            time_limit=_PATIENCE + need / _SLOWEST,
+        )
+    if ended.exit_code != 0:
+        if _FULL.search("\n".join(log.tail)):
+            raise no_room(doing, work, need, free(work))
+        raise ExecutionError(f"{command[0]} could not {doing}: {_last(log.tail)}.")
+
+
 @contextmanager
 def plain_path(folder: Path) -> Iterator[Path]:
     """The folder, or if its name is not of plain characters, another private one on a disk.
@@ -102,14 +130,18 @@ def plain_path(folder: Path) -> Iterator[Path]:
 
 def failed(engine: Engine, doing: str, tail: Sequence[str]) -> ExecutionError:
     """The error for an engine that could not do something, with its last words."""
-    words = [line for line in map(_plain, tail) if line and not line.startswith("INFO")]
-    said = " ".join(words[-4:])[-800:] or "it did not say why"
+    said = _last(tail)
     hint = None
     if re.search(r"mksquashfs", said):
         hint = "Install squashfs-tools."
     elif re.search(r"operation not permitted|permission denied|subuid|newuidmap", said, re.IGNORECASE):
         hint = "See what this account may do with: medperf doctor"
     return ExecutionError(f"{engine.name} could not {doing}: {said}.", hint=hint)
+
+
+def _last(tail: Sequence[str]) -> str:
+    words = [line for line in map(_plain, tail) if line and not line.startswith("INFO")]
+    return " ".join(words[-4:])[-800:] or "it did not say why"
 
 
 def compression(engine: Engine) -> tuple[str, ...]:

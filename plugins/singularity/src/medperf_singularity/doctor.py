@@ -73,7 +73,10 @@ def fakeroot(folder: Path = Path("/etc")) -> Check:
     name = "singularity fakeroot"
     if os.geteuid() == 0:
         return Check(name, Health.OK, "not needed by root")
-    account = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        account = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # an account without a name, as some clusters and containers have
+        account = str(os.geteuid())
     missing = [file for file in ("subuid", "subgid") if not _has_range(folder / file, account)]
     if not missing:
         return Check(name, Health.OK, "subordinate IDs are there")

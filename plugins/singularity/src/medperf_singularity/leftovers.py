@@ -64,11 +64,17 @@ def forgotten() -> Iterator[int]:
     for members in spaces.values():
         with suppress(OSError):
             if all(_serves(Path("/proc", str(pid))) for pid in members):
-                yield from members
+                yield from (pid for pid in members if _account(Path("/proc", str(pid))) == os.geteuid())
 
 
 def _state(entry: Path) -> str:
     return (entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+
+
+def _account(entry: Path) -> int:
+    """Who a process really is; its files belong to root where it may not be looked into."""
+    lines = (entry / "status").read_text("utf-8", "replace").splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
 
 
 def _serves(entry: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 import re
 import secrets
 import shlex
@@ -27,6 +28,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _RESERVED = re.compile(r"(APPTAINER|SINGULARITY)_.*|UID|EUID|GID|PPID|PWD|OLDPWD|OPTIND|IFS|SHLVL|PS1|PROMPT_COMMAND")
 """Variables of the shell that reads the script, and of the engine."""
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
+_TOLD = ("config passwd", "config group", "config resolv_conf")
+"""Settings by which an engine writes into a container who runs it, and on what network."""
 _UNSET = ("LANG", "APPTAINER_BIND", "SINGULARITY_BIND")
 """What an engine sets besides; given as empty, it is taken away."""
 
@@ -67,7 +70,7 @@ def write(engine: Engine, plan: Plan, folder: Path, text: str | None = None) -> 
         (folder / name).chmod(0o755)
     _put(folder / "env" / SCRIPT, script(plan) if text is None else text)
     _put(folder / "seccomp.json", seccomp.profile())
-    if plan.sized and not plan.root:
+    if plan.sized:
         _put(folder / "engine.conf", settings_text(engine, plan))
     for number, bind in enumerate(plan.binds):
         if source(bind, number, folder) != bind.host:
@@ -110,14 +113,16 @@ def keep(engine: Engine, context: BackendContext, plan: Plan) -> Path:
 
 
 def settings_text(engine: Engine, plan: Plan) -> str:
-    """The engine's own settings, but for the size of what it keeps in memory for a container.
+    """The engine's own settings, but for the size of what it keeps in memory for a container, and what it tells there.
 
-    /tmp and /dev/shm are both there, so that the size is that of both together.
+    /tmp and /dev/shm are both there, so that the size is that of both together. The caller's name and home, and the
+    name servers of this machine, are nothing for a stranger's program; the files with them could be written, too.
     """
     size = math.ceil((plan.tmp_size + (plan.shm_size or 0)) / (1 << 20))
     text = Path(build_settings(engine).get("CONF_FILE", "")).read_text("utf-8", "replace")
-    kept = [line for line in text.splitlines() if not re.match(r"\s*sessiondir max size\s*=", line)]
-    return "\n".join([*kept, f"sessiondir max size = {size}", ""])
+    ours = {"sessiondir max size": str(size), **dict.fromkeys(_TOLD, "no")}
+    kept = [line for line in text.splitlines() if line.partition("=")[0].strip() not in ours]
+    return "\n".join([*kept, *(f"{name} = {value}" for name, value in ours.items()), ""])
 
 
 @functools.lru_cache(maxsize=4)
@@ -140,6 +145,7 @@ def build_settings(engine: Engine) -> dict[str, str]:
 
 
 def can_size(engine: Engine) -> bool:
-    """Whether the engine takes other settings from an unprivileged user, which set-user-ID installations do not."""
+    """Whether the engine takes other settings from this user, which set-user-ID installations do from root only."""
     found = build_settings(engine)
-    return found.get("SUID_INSTALL") == "0" and Path(found.get("CONF_FILE", "/nowhere")).is_file()
+    allowed = os.geteuid() == 0 or found.get("SUID_INSTALL") == "0"
+    return allowed and Path(found.get("CONF_FILE", "/nowhere")).is_file()

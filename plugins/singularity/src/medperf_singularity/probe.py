@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,7 @@ def _start(engine: Engine, context: BackendContext, plan: Plan) -> set[str] | st
         data.chmod(0o777)
         (data / "here").touch()
         plan = attrs.evolve(plan, binds=(Bind(data, "/in", False),))
-        parts.write(engine, plan, folder, _LOOK.format(sentinel=f"'{folder}'"))
+        parts.write(engine, plan, folder, _LOOK.format(sentinel=shlex.quote(str(folder))))
         try:
             done = subprocess.run(
                 engine_words(engine, plan, folder),

@@ -10,6 +10,7 @@ Format: the Dockerfile reference (https://docs.docker.com/reference/dockerfile/)
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -18,9 +19,7 @@ from medperf_core.errors import ExecutionError, InvalidEntityError
 from medperf_core.plugin.dockerfile import Instruction, instructions, substitute
 from medperf_singularity.config import ImageConfig
 
-_WITHOUT_EFFECT = frozenset(
-    {"LABEL", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "MAINTAINER", "ONBUILD", "SHELL", "VOLUME"}
-)
+_WITHOUT_EFFECT = frozenset({"LABEL", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "MAINTAINER", "ONBUILD", "VOLUME"})
 """Instructions that change nothing for a task: it has no ports, and its volumes are the core's."""
 _INSTEAD = (
     "Build it with Docker (--platform docker) and give the manifest the built image: a registry reference with its "
@@ -36,10 +35,12 @@ class Copy:
     Attributes:
         sources: relative paths or patterns.
         target: absolute path in the image; with ``/`` at its end a folder in any case.
+        mode: permissions of the files; None for those of the source, readable for all.
     """
 
     sources: tuple[str, ...]
     target: str
+    mode: int | None = None
 
 
 @attrs.frozen
@@ -86,6 +87,7 @@ class _Reader:
         self._user: str | None = None
         self._entrypoint: tuple[str, ...] | None = None
         self._cmd: tuple[str, ...] | None = None
+        self._shell: tuple[str, ...] = ("/bin/sh", "-c")
         self.base: str | None = None
         self.copies: list[Copy] = []
 
@@ -102,7 +104,7 @@ class _Reader:
     def configure(self, base: ImageConfig) -> ImageConfig:
         """The configuration of the image. A new entrypoint forgets the base's command, as in Docker."""
         cmd = base.cmd if self._entrypoint is None else ()
-        return attrs.evolve(
+        found = attrs.evolve(
             base,
             env={**base.env, **self._env},
             working_dir=posixpath.normpath(posixpath.join(base.working_dir or "/", self._working_dir)),
@@ -110,6 +112,10 @@ class _Reader:
             entrypoint=base.entrypoint if self._entrypoint is None else self._entrypoint,
             cmd=cmd if self._cmd is None else self._cmd,
         )
+        try:
+            return ImageConfig.from_json(found.to_json())  # the build file is as much a stranger's as an image is
+        except ValueError as error:
+            raise InvalidEntityError(f"The build file asks for what no image can have: {error}.") from error
 
     def _text(self, text: str) -> str:
         return substitute(text, {**self._values, **self._env})
@@ -145,10 +151,10 @@ class _Reader:
                 raise _refused(step, "copies to a place relative to the base image's own folder")
             target = posixpath.join(self._working_dir, target)
         folder = len(sources) > 1 or target.endswith(("/", "/."))
-        self.copies.append(Copy(tuple(sources), posixpath.normpath(target) + ("/" if folder else "")))
+        self.copies.append(Copy(tuple(sources), posixpath.normpath(target) + ("/" if folder else ""), _mode(step)))
 
     def _take_add(self, step: Instruction) -> None:
-        for word in step.words()[:-1]:
+        for word in map(self._text, step.words()[:-1]):
             if "://" in word or word.startswith("git@") or word.endswith((".tar", ".gz", ".xz", ".bz2", ".tgz")):
                 raise _refused(step, f"adds {word[:80]}, which would have to be fetched or unpacked")
         self._take_copy(step)
@@ -169,20 +175,33 @@ class _Reader:
         self._user = self._text(step.rest)
 
     def _take_entrypoint(self, step: Instruction) -> None:
-        self._entrypoint = _command(step)
+        self._entrypoint = self._command(step)
         if self._cmd is None:
             self._cmd = ()
 
     def _take_cmd(self, step: Instruction) -> None:
-        self._cmd = _command(step)
+        self._cmd = self._command(step)
+
+    def _take_shell(self, step: Instruction) -> None:
+        self._shell = step.listed() or ()
+        if not self._shell:
+            raise InvalidEntityError(f"Line {step.line} of the build file has a SHELL that is no list of words.")
+
+    def _command(self, step: Instruction) -> tuple[str, ...]:
+        listed = step.listed()
+        return listed if listed is not None else (*self._shell, step.rest)
 
     def _take_run(self, step: Instruction) -> None:
         raise _refused(step, "runs a program (RUN)")
 
 
-def _command(step: Instruction) -> tuple[str, ...]:
-    listed = step.listed()
-    return listed if listed is not None else ("/bin/sh", "-c", step.rest)
+def _mode(step: Instruction) -> int | None:
+    words = [option.removeprefix("--chmod=") for option in step.options if option.startswith("--chmod=")]
+    if not words:
+        return None
+    if not re.fullmatch(r"0?[0-7]{3}", words[-1]):
+        raise _refused(step, f"copies with --chmod={words[-1][:80]}")
+    return int(words[-1], 8)
 
 
 def _refused(step: Instruction, what: str) -> ExecutionError:

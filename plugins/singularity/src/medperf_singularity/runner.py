@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medperf_core.entities.image import ImageIdentity, ImageSource, SourceKind
@@ -48,6 +49,11 @@ class SingularityRunner(Runner):
             leftovers.clean(self._context)
             store.remove_leftovers(self._context)
         return prepare.prepare(self.engine, self._settings, self._context, source, tuple(expected))
+
+    def save(self, prepared: PreparedImage, folder: Path) -> Path:
+        from medperf_singularity import save
+
+        return save.save(self.engine, self._context, prepared, folder)
 
     def run(self, prepared: PreparedImage, request: TaskRequest) -> TaskOutcome:
         from medperf_singularity import execute, store

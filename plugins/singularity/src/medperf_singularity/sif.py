@@ -45,7 +45,7 @@ def describe(path: Path) -> ImageConfig:
     with path.open("rb") as stream:
         architecture, parts = _parts(stream, path)
         _system(parts, path)
-        scripts = [_bytes(stream, part) for part in parts if part.kind == _DEFINITION]
+        scripts = (_bytes(stream, part) for part in parts if part.kind == _DEFINITION)  # one at a time in memory
         documents = [part for part in parts if part.kind == _GENERIC_JSON and part.name == OCI_CONFIG]
         if len(documents) == 1 and not any(b"%runscript" in script for script in scripts):
             try:

@@ -209,7 +209,12 @@ def linked(context: BackendContext, file: Path) -> Entry | None:
 
 
 def describe(context: BackendContext, prepared: PreparedImage) -> ImageConfig:
-    """How a prepared image is run. Verifies it once more, so that what is run now is what was prepared.
+    """How a prepared image is run; see ``present``."""
+    return present(context, prepared).config
+
+
+def present(context: BackendContext, prepared: PreparedImage) -> Record:
+    """The record of a prepared image. Verifies it once more, so that what is used now is what was prepared.
 
     Raises:
         ExecutionError: it is no longer in the store.
@@ -218,7 +223,9 @@ def describe(context: BackendContext, prepared: PreparedImage) -> ImageConfig:
     sif = Path(prepared.reference)
     folder = root(context) / sif.parent.name
     if sif != folder / SIF or not _KEY.fullmatch(folder.name):
-        raise ExecutionError(f"{prepared.reference[:200]!r} is no prepared image; only prepared images are run.")
+        raise ExecutionError(
+            f"{prepared.reference[:200]!r} is no prepared image; only prepared images are run or saved."
+        )
     gone = not (folder / RECORD).exists()
     with _locked(context, folder.name):
         entry = _checked(context, folder)
@@ -231,7 +238,7 @@ def describe(context: BackendContext, prepared: PreparedImage) -> ImageConfig:
             f"The image of {prepared.source} was changed after it was prepared; it was removed and nothing was run.",
             hint="Run the command again: it is made anew.",
         )
-    return entry.record.config
+    return entry.record
 
 
 def remove_leftovers(context: BackendContext) -> int:

@@ -46,6 +46,7 @@ def medperf_storages() -> Iterator[StoragePlugin]:
         summary="objects in buckets of S3: AWS, and other servers that speak it",
         api=1,
         schemes=("s3",),
+        credentials=("access_key_id", "secret_access_key", "session_token"),
         settings=S3Settings,
         make=_make_s3,
     )
@@ -54,6 +55,7 @@ def medperf_storages() -> Iterator[StoragePlugin]:
         summary="objects in buckets of Google Cloud Storage",
         api=1,
         schemes=("gs",),
+        credentials=("access_token", "service_account"),
         settings=GcsSettings,
         make=_make_gs,
     )

@@ -83,7 +83,7 @@ class Bucket:
             _checked(requests.post(address, data=content, headers=headers))
         return self.url(key)
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """What is there."""
         if self.scheme == "s3":
             return re.findall("<Key>([^<]*)</Key>", self.ask("GET", "").text)
@@ -138,7 +138,7 @@ def s3_bucket(relay: Relay) -> Iterator[Bucket]:
     yield bucket
     for upload, key in bucket.uploads_and_keys():
         bucket.ask("DELETE", f"{key}?uploadId={quote(upload, safe='')}")
-    for key in bucket.keys():
+    for key in bucket.names():
         bucket.ask("DELETE", quote(key))
 
 
@@ -148,7 +148,7 @@ def gs_bucket(relay: Relay) -> Iterator[Bucket]:
     bucket = Bucket("gs", f"test-{uuid.uuid4().hex[:12]}", server, _door(relay, server), {})
     _checked(requests.post(f"{server}/storage/v1/b?project=test", json={"name": bucket.name}))
     yield bucket
-    for key in bucket.keys():
+    for key in bucket.names():
         requests.delete(f"{server}/storage/v1/b/{bucket.name}/o/{quote(key, safe='')}")
 
 

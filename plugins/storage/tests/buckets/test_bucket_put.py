@@ -76,7 +76,7 @@ def test_what_appears_while_a_large_file_is_sent_is_not_replaced(s3_bucket: Any,
 def test_a_large_file_that_is_another_is_not_stored(bucket: Any, person: Any, wrong: Any) -> None:
     with pytest.raises(TransferError, match="is not what was to be uploaded"):
         person.put(bucket.store(person.context), bucket.url("large.bin"), LARGE, **wrong)
-    assert not bucket.keys()
+    assert not bucket.names()
     assert bucket.scheme == "gs" or not bucket.uploads()
 
 
@@ -93,7 +93,7 @@ def test_a_cancelled_upload_leaves_nothing(bucket: Any, person: Any, after: int)
     request = PutRequest(bucket.url("large.bin"), path, len(LARGE), hashlib.sha256(LARGE).hexdigest())
     with pytest.raises(CancelledError):
         bucket.store(person.context).put(request, on_bytes)
-    assert not bucket.keys()
+    assert not bucket.names()
     assert bucket.scheme == "gs" or not bucket.uploads()
     assert not list(person.folder.glob("cache/*/uploads/*"))
 
@@ -103,7 +103,7 @@ def test_a_cancel_token_ends_an_upload(bucket: Any, person: Any) -> None:
     token.cancel()
     with pytest.raises(CancelledError):
         person.put(bucket.store(attrs.evolve(person.context, cancel=token)), bucket.url("x"), LARGE)
-    assert not bucket.keys()
+    assert not bucket.names()
 
 
 def test_a_server_that_fails_now_and_then_gets_it_all(bucket: Any, front: Any, person: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_session_at_another_server_is_not_used(gs_bucket: Any, front: Any, per
         front.change = lambda method, path, answer, to=elsewhere: (answer[0], {"Location": to}, answer[2])
         with pytest.raises(TransferError, match="not one of Google Cloud Storage"):
             person.put(gs_bucket.store(person.context, endpoint=front.url), gs_bucket.url("x"), LARGE)
-    assert not gs_bucket.keys()
+    assert not gs_bucket.names()
 
 
 def test_an_answer_that_is_lost_does_not_count_as_somebody_elses_file(bucket: Any, relay: Relay, person: Any) -> None:
@@ -197,7 +197,7 @@ def test_parts_of_a_killed_upload_are_removed_by_the_next(s3_bucket: Any, person
     words = [s3_bucket.server, url, str(path), str(person.context.cache_dir), str(len(LARGE)), digest]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(s3_bucket.uploads()) == 1 and not s3_bucket.keys()
+    assert len(s3_bucket.uploads()) == 1 and not s3_bucket.names()
     store = s3_bucket.store(person.context, endpoint=s3_bucket.server)
     store.put(PutRequest(url, path, len(LARGE), digest), lambda count: None)
     assert not s3_bucket.uploads()

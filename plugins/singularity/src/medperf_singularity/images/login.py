@@ -37,9 +37,15 @@ def login(context: BackendContext, host: str) -> tuple[str, str] | None:
 
 
 def _files() -> Iterator[Path]:
-    home = Path.home()
-    docker = Path(os.environ["DOCKER_CONFIG"]) if os.environ.get("DOCKER_CONFIG") else home / ".docker"
-    yield docker / "config.json"
+    docker = os.environ.get("DOCKER_CONFIG")
+    if docker:
+        yield Path(docker) / "config.json"
+    try:
+        home = Path.home()
+    except RuntimeError:  # an account without a name, and no HOME
+        return
+    if not docker:
+        yield home / ".docker" / "config.json"
     yield home / ".apptainer" / "docker-config.json"
     yield home / ".singularity" / "docker-config.json"
 
@@ -54,7 +60,7 @@ def _from_file(path: Path, keys: tuple[str, ...]) -> tuple[str, str] | None:
             found = _ask_helper(helper, key) if helper else _entry(auths.get(key))
             if found is not None:
                 return found
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return None  # without a login the registry says what it needs
     return None
 

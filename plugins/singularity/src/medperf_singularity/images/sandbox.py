@@ -23,7 +23,8 @@ def prepare(
 ) -> PreparedImage:
     """Verify a sandbox and convert it, unless it is here as it is now; see ``Runner.prepare``.
 
-    Compared is the digest of ``digest``, as a source identity. It is taken before and after the conversion.
+    Compared is the digest of ``digest``, as a source identity. What is converted is a private copy that has it: what
+    others change in the sandbox meanwhile, such as a link in the place of a file, reaches no image and no engine.
     """
     wanted = [identity for identity in expected if identity.kind is IdentityKind.SOURCE]
     if expected and not wanted:
@@ -40,10 +41,12 @@ def prepare(
 
     def make(sif: Path) -> ImageConfig:
         with store.new_folder(context.temp_dir) as work:
-            (work / "rootfs").symlink_to(folder)
+            command = ["cp", "-a", "--", str(folder), "rootfs"]
+            convert.helper(command, engine, context, work, f"copy the sandbox {folder}", size)
+            refuse_links(work / "rootfs")
+            if digest(work / "rootfs", context)[0] != identity:
+                raise VerificationError(f"The sandbox {folder} changed while it was copied.", hint="Run it again.")
             convert.build(engine, context, work, "rootfs", sif, str(source), size)
-        if digest(folder, context)[0] != identity:
-            raise VerificationError(f"The sandbox {folder} changed while it was converted.", hint="Run it again.")
         return ImageConfig(
             entrypoint=(RUNSCRIPT,) if os.path.lexists(folder / RUNSCRIPT.lstrip("/")) else (),
             architecture=architecture(),
@@ -53,7 +56,7 @@ def prepare(
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse links where the engine writes while it converts: it would follow them out of the sandbox.
+    """Refuse links, devices and pipes where the engine writes while it converts: it would follow them outside.
 
     Raises:
         VerificationError: there is one; names it.
@@ -68,10 +71,10 @@ def refuse_links(folder: Path) -> None:
         folder / "etc" / "resolv.conf",
         folder / "var",
     ):
-        if path.is_symlink():
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
             raise VerificationError(
-                f"The sandbox {folder} has a symbolic link in the place of {path.relative_to(folder)}, through which "
-                "its conversion could write outside.",
+                f"The sandbox {folder} has a symbolic link, device or pipe in the place of {path.relative_to(folder)}, "
+                "through which its conversion could write outside.",
                 hint="Replace the link by the file or folder itself, if you trust the sandbox.",
             )
 

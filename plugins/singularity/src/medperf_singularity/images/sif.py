@@ -1,7 +1,13 @@
-"""SIF files: hashed where they are and linked into the store, so that a large file is not there twice."""
+"""SIF files: hashed where they are and linked into the store, so that a large file is not there twice.
+
+One that another account can write is copied instead.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +20,7 @@ from medperf_core.plugin.image_archive import progress
 from medperf_singularity import sif as sif_format
 from medperf_singularity import store
 from medperf_singularity.config import ImageConfig
+from medperf_singularity.files import require_room
 
 
 def prepare(context: BackendContext, source: ImageSource, expected: Sequence[ImageIdentity]) -> PreparedImage:
@@ -34,12 +41,22 @@ def prepare(context: BackendContext, source: ImageSource, expected: Sequence[Ima
     require(source, wanted, (identity,))
 
     def make(target: Path) -> ImageConfig:
-        target.symlink_to(real)
-        return sif_format.describe(real)
+        if _is_ours(real):
+            target.symlink_to(real)
+        else:  # its owner could change it between its verification and its use
+            require_room(f"keep the image {real.name}", {target.parent: real.stat().st_size})
+            shutil.copyfile(real, target)
+        return sif_format.describe(target.resolve())
 
     if entry is None:
         entry = store.keep(context, identity, make)
     return entry.prepared((identity,), source)
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether nobody but this account, its group and root can write a file."""
+    status = file.stat()
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & stat.S_IWOTH
 
 
 def _hash(context: BackendContext, path: Path) -> str:
