@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLATFORM ?= process
+WORKERS ?= 3
 PLUGINS := plugins/server plugins/storage plugins/docker plugins/singularity examples
 EDITABLE := $(foreach path,. $(PLUGINS),-e $(path))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
@@ -35,7 +36,7 @@ demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(PLATFORM)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check --quiet .

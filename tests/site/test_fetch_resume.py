@@ -218,6 +218,7 @@ def test_only_where_the_store_goes_on(tmp_path: Path) -> None:
         (URL, "0" * 64, False),
         (URL, None, False),
     ],
+    ids=["other signature", "other file", "other hash", "no hash"],
 )
 def test_for_the_same_file_only(url: str, sha256: str | None, goes_on: bool, site: Site) -> None:
     site.interrupt()

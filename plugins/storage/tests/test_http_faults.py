@@ -130,6 +130,7 @@ def test_lasting_fault_ends_with_its_reason(server: Server, client: Client) -> N
         (formatdate(time.time() + 86400, usegmt=True), 60.0),
         (formatdate(time.time() - 86400, usegmt=True), 1.0),
     ],
+    ids=["seconds", "none", "a day", "nonsense", "negative", "endless", "tomorrow", "yesterday"],
 )
 def test_retry_after_is_respected_within_bounds(header: str, seconds: float, server: Server, client: Client) -> None:
     client.fetch(server.serve("/a", status(429, Retry_After=header), whole))
