@@ -27,6 +27,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    # halves of characters, which hostile input has, cannot be sent from one process of the tests to another
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     passed_over = call.excinfo is not None and isinstance(call.excinfo.value, NotPromised)
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail") and not passed_over:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
