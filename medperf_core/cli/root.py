@@ -30,7 +30,7 @@ def _entry(module: str, attribute: str, summary: str) -> LazyCommand:
 
 TABLE = {
     "association": _entry("association", "association", "See and answer requests to take part in benchmarks."),
-    "auth": _entry("auth", "auth", "Log in to the profile's server and out of it."),
+    "auth": _entry("auth", "auth", "Log in to the profile's server and out of it; keep credentials."),
     "benchmark": _entry("benchmark", "benchmark", "See benchmarks."),
     "bundle": _entry("bundle", "bundle", "Carry a benchmark to a site without internet, in one signed file."),
     "cache": _entry("cache", "cache", "See, check, free and move what is kept of fetched files."),

@@ -21,7 +21,7 @@ MAX_FILE = 1 << 20
 
 @click.group()
 def auth() -> None:
-    """Log in to the profile's server and out of it; keep credentials for buckets and registries."""
+    """Log in to the profile's server and out of it; keep credentials."""
 
 
 @auth.command()
