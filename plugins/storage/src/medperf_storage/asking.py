@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies
 
 import attrs
 import requests
@@ -19,9 +15,10 @@ import urllib3
 from requests import utils
 from requests.auth import HTTPBasicAuth
 
-from medperf_core.errors import ConfigurationError, TransferError
+from medperf_core.errors import TransferError
 from medperf_storage import __version__
 from medperf_storage.addresses import AddressRefused, AddressRules, GuardedAdapter, is_local
+from medperf_storage.network import authorities, proxies
 from medperf_storage.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -154,14 +151,14 @@ class Asker:
             prepared = requests.Request("GET", target.url, headers=headers, auth=login).prepare()
             host = urlsplit(prepared.url or "").hostname or ""
             rules.check_host(host)
-            proxies = self._proxies(target.url, host)
-            if proxies:
+            through = proxies(self._context, target.url, host)
+            if through:
                 rules.check_resolved(host)
             return adapter.send(
                 prepared,
                 stream=True,
-                verify=self._authorities(),
-                proxies=proxies,
+                verify=authorities(self._context),
+                proxies=through,
                 timeout=(self._settings.connect_timeout, self._settings.read_timeout),
             )
         except AddressRefused as refused:
@@ -179,30 +176,6 @@ class Asker:
             f"{self._redact(target.url)} could not be fetched: {reason.text}.",
             hint=_CA_HINT if reason.certificate else "Check the address, the network and the proxy.",
         )
-
-    def _proxies(self, url: str, host: str) -> dict[str, str]:
-        """The proxies for this address; {} to connect directly."""
-        configured: Mapping[str, str] = self._context.proxies
-        if is_local(host) or utils.should_bypass_proxies(url, no_proxy=configured.get("no_proxy")):
-            return {}
-        found = dict(configured or getproxies())
-        return found if utils.select_proxy(url, found) else {}
-
-    def _authorities(self) -> str | bool:
-        given = self._context.ca_bundle
-        if given is not None:
-            if not given.is_file():
-                raise ConfigurationError(
-                    f"The file of certificate authorities {given} does not exist.",
-                    hint="Correct ca_bundle in the profile.",
-                )
-            return str(given)
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-            if os.environ.get(name) and Path(os.environ[name]).exists():
-                return os.environ[name]
-        # The system's file holds the authorities that a hospital added; that of requests (True) never does.
-        system = ssl.get_default_verify_paths().cafile
-        return system if system and Path(system).is_file() else True
 
     def _redirected(self, start: Target, target: Target, response: requests.Response) -> Target:
         shown = self._redact(target.url)

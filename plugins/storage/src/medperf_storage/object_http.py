@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import attrs
 import requests
 import urllib3
-from requests import utils
 
 from medperf_core.errors import ConfigurationError, TransferError
 from medperf_core.plugin import Notice
 from medperf_storage import __version__
-from medperf_storage.addresses import AddressRefused, AddressRules, GuardedAdapter, is_local
+from medperf_storage.addresses import AddressRefused, AddressRules, GuardedAdapter
+from medperf_storage.network import authorities, proxies
 from medperf_storage.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -219,14 +215,14 @@ class Connections:
         rules = AddressRules(self._local, "plain-http" in self.context.waivers, encrypted)
         try:
             rules.check_host(host)
-            proxies = self._proxies(call.url, host)
-            if proxies:
+            through = proxies(self.context, call.url, host)
+            if through:
                 rules.check_resolved(host)
             return self._adapter(rules).send(
                 requests.Request(call.method, call.url, headers=headers, data=call.body or None).prepare(),
                 stream=True,
-                verify=self._authorities(),
-                proxies=proxies,
+                verify=authorities(self.context, "AWS_CA_BUNDLE"),
+                proxies=through,
                 timeout=(self.limits.connect_timeout, self.limits.read_timeout),
             )
         except AddressRefused as refused:
@@ -254,29 +250,6 @@ class Connections:
         if reason.certificate:
             hint = "If its authority is a private one, name the authority's PEM file as ca_bundle in the profile."
         return TransferError(f"The server of the bucket could not be asked: {reason.text}.", hint=hint)
-
-    def _proxies(self, url: str, host: str) -> dict[str, str]:
-        """The proxies for this address; {} to connect directly."""
-        configured = self.context.proxies
-        if is_local(host) or utils.should_bypass_proxies(url, no_proxy=configured.get("no_proxy")):
-            return {}
-        found = dict(configured or getproxies())
-        return found if utils.select_proxy(url, found) else {}
-
-    def _authorities(self) -> str | bool:
-        given = self.context.ca_bundle
-        if given is not None:
-            if not given.is_file():
-                raise ConfigurationError(
-                    f"The file of certificate authorities {given} does not exist.",
-                    hint="Correct ca_bundle in the profile.",
-                )
-            return str(given)
-        for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-            if os.environ.get(name) and Path(os.environ[name]).exists():
-                return os.environ[name]
-        system = ssl.get_default_verify_paths().cafile
-        return system if system and Path(system).is_file() else True
 
 
 def _code(response: requests.Response) -> str:
