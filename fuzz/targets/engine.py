@@ -53,7 +53,7 @@ def _read_answers(draw: Draw) -> None:
         case 0:
             found = daemon.read(_map(draw, INFO), _map(draw, VERSION))
             assert found.engine.isprintable() and found.storage.isprintable()
-            daemon.capabilities(found, "unix:///x", root_inside=draw.flag())
+            daemon.capabilities(found, "unix:///x", root_inside=draw.flag(), filtered=draw.flag())
         case 1:
             image = _map(draw, {"Id": "sha256:" + "0" * 64})
             known = images.identities(image, daemon.read(INFO, VERSION))

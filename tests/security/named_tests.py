@@ -7,21 +7,47 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+KIT = "medperf_core/plugin/testing"
 FOLDERS = ("tests", "plugins/*/tests", "examples/tests")
 
 
 @cache
 def tests_of(path: str) -> frozenset[str]:
-    """Names of the test functions in a file, also of those in classes; empty if there is no such file."""
+    """Names of the test functions in a file, also of those in classes or inherited from the conformance kit; empty
+    if there is no such file."""
     file = ROOT / path
     if not file.is_file():
         return frozenset()
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    inherited = (kit().get(base, frozenset()) for each in classes(tree) for base in bases(each))
+    return functions(tree).union(*inherited)
+
+
+def functions(tree: ast.AST) -> frozenset[str]:
+    """Names of the test functions in a piece of a program."""
     return frozenset(
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
     )
+
+
+def classes(tree: ast.AST) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def bases(each: ast.ClassDef) -> list[str]:
+    return [base.id for base in each.bases if isinstance(base, ast.Name)]
+
+
+@cache
+def kit() -> dict[str, frozenset[str]]:
+    """The tests of each class of the conformance kit, by the class's name."""
+    found = [
+        each for file in (ROOT / KIT).glob("*.py") for each in classes(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    own = {each.name: functions(each) for each in found}
+    return {each.name: own[each.name].union(*(own.get(base, frozenset()) for base in bases(each))) for each in found}
 
 
 def exists(test: str) -> bool:

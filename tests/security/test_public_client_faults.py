@@ -70,7 +70,7 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "S5": (
         "plugins/docker/tests/test_docker_isolation.py::test_s5_process_has_no_privileges",
-        "plugins/docker/tests/test_docker_isolation.py::test_root_file_system_cannot_be_written",
+        "plugins/docker/tests/test_docker_contract.py::test_mounts_the_root_file_system_cannot_be_written",
         "plugins/docker/tests/test_docker_lifecycle.py::test_memory_limit",
         "plugins/docker/tests/test_docker_lifecycle.py::test_process_limit",
     ),
@@ -85,7 +85,7 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "S8": (
         "plugins/docker/tests/test_docker_isolation.py::test_s8_only_loopback_inside",
-        "plugins/docker/tests/test_docker_isolation.py::test_a_listener_on_this_machine_is_out_of_reach",
+        "plugins/docker/tests/test_docker_contract.py::test_network_the_host_cannot_be_reached",
     ),
     "S12": (
         "tests/site/test_credentials.py::test_a_file_that_others_can_use_is_not_read",

@@ -29,7 +29,11 @@ PATIENCE = 5.0
 """Seconds after which a task that should have been stopped ends by itself."""
 MIB = 1 << 20
 STEP = 4 * MIB
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x20000
+MS_REMOUNT, MS_BIND, MNT_DETACH = 32, 4096, 2
+SYSLOG_READ_ALL = 3
+CLONE, CLONE3 = {"x86_64": (56, 435), "aarch64": (220, 435)}.get(os.uname().machine, (0, 0))
+"""Numbers of system calls (syscalls(2)); 0 for a processor that is not known here."""
 
 Places = dict[str, str]
 
@@ -58,7 +62,8 @@ def facts(places: Places, words: list[str]) -> None:
     seen |= {"here": sorted(path.name for path in Path().iterdir()), "mark": (HERE / "mark").read_text()}
     seen |= {"status": dict(line.split(":\t", 1) for line in lines("/proc/self/status") if ":\t" in line)}
     seen |= {"interfaces": [line.split(":")[0].strip() for line in lines("/proc/net/dev")[2:]]}
-    seen |= {"commands": list(commands()), "uid": os.getuid(), "gid": os.getgid(), "input": standard_input()}
+    seen |= {"commands": list(of_processes("cmdline")), "environments": list(of_processes("environ"))}
+    seen |= {"uid": os.getuid(), "gid": os.getgid(), "input": standard_input()}
     report(places, seen)
 
 
@@ -67,12 +72,12 @@ def own(places: Places, words: list[str]) -> None:
     say("the image's own command")
 
 
-def commands() -> Iterator[str]:
-    """The command lines of all processes that can be seen."""
+def of_processes(name: str) -> Iterator[str]:
+    """A file, such as the command line, of all processes that can be seen."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                yield (entry / name).read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
 
 
 def standard_input() -> str:
@@ -107,6 +112,12 @@ def read(places: Places, words: list[str]) -> None:
         except OSError:
             found[word] = None
     report(places, {"read": found})
+
+
+def end(places: Places, words: list[str]) -> None:
+    """Try to end the process with a number; report whether the kernel took it."""
+    done = attempt("end", partial(os.kill, int(words[0]), signal.SIGKILL)) if int(words[0]) != os.getpid() else []
+    report(places, {"done": done})
 
 
 def change(places: Places, words: list[str]) -> None:
@@ -147,10 +158,23 @@ def privileges(places: Places, words: list[str]) -> None:
     """Try to become root and to do what only root may do; report what worked."""
     libc = ctypes.CDLL(None, use_errno=True)
     plain = os.getuid() != 0  # root of a user namespace of its own is nobody outside
+    out, hostname = places["out"].encode(), b"medperf-other"
     tries: dict[str, Callable[[], bool]] = {
         "mount": lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0,
+        "a writable root": lambda: libc.mount(None, b"/", None, MS_REMOUNT | MS_BIND, None) == 0,
+        "a bind mount": lambda: libc.mount(out, b"/mnt", None, MS_BIND, None) == 0,
+        "umount": lambda: any(libc.umount2(each, MNT_DETACH) == 0 for each in (b"/tmp", b"/proc/kcore", b"/proc/keys")),
+        "a mount namespace": lambda: libc.unshare(CLONE_NEWNS) == 0,
+        "the first process's namespaces": lambda: enter(libc, "/proc/1/ns"),
+        "a host's name": lambda: libc.sethostname(hostname, len(hostname)) == 0,
+        "the kernel's log": lambda: libc.klogctl(SYSLOG_READ_ALL, ctypes.create_string_buffer(64), 64) > 0,
+        "a higher priority": partial(does, os.setpriority, os.PRIO_PROCESS, 0, -5),
+        "another owner": lambda: plain and does(os.chown, places["out"], 0, 0),
         "a user namespace": lambda: libc.unshare(CLONE_NEWUSER) == 0,
+        "a user namespace by clone": lambda: by_clone(libc, CLONE, CLONE_NEWUSER | signal.SIGCHLD, 0, 0, 0, 0),
+        "a user namespace by clone3": lambda: by_clone(libc, CLONE3, clone_arguments(CLONE_NEWUSER), CLONE_ARGUMENTS),
         "a device": partial(does, os.mknod, Path(places["out"], "device"), stat.S_IFBLK | 0o600, os.makedev(7, 0)),
+        "a device of characters": partial(does, os.mknod, "/tmp/device", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
         "chroot": partial(does, os.chroot, "/"),
         "the kernel's settings": lambda: os.open("/proc/sys/kernel/core_pattern", os.O_RDWR) >= 0,
         "root's groups": lambda: plain and does(os.setgroups, [0]),
@@ -160,10 +184,52 @@ def privileges(places: Places, words: list[str]) -> None:
     report(places, {"done": [what for what, act in tries.items() if in_child(act)]})
 
 
+def calls(places: Places, words: list[str]) -> None:
+    """Ask the kernel for each ``NUMBER:ARGUMENT``; report the number of the error, 0 for none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = {}
+    for word in words:
+        number, first = map(int, word.split(":"))
+        child = os.fork()
+        if child == 0:
+            done = libc.syscall(number, first, 0, 0, 0, 0, 0)
+            os._exit(ctypes.get_errno() if done < 0 else 0)
+        found[word] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    report(places, {"errors": found})
+
+
 def does(act: Callable[..., object], *words: object) -> bool:
     """True once it is done; raises OSError if it cannot be."""
     act(*words)
     return True
+
+
+CLONE_ARGUMENTS = 64
+"""Bytes of clone3's arguments in their first version (clone(2))."""
+
+
+def clone_arguments(flags: int) -> Any:
+    """Those of clone3: eight numbers, of which only the flags and the signal at the end are given."""
+    return (ctypes.c_uint64 * (CLONE_ARGUMENTS // 8))(flags, 0, 0, 0, signal.SIGCHLD)
+
+
+def by_clone(libc: Any, number: int, *words: Any) -> bool:
+    """Whether a child could be made by this system call; it ends at once."""
+    child = libc.syscall(number, *words) if number else -1
+    if child == 0:
+        os._exit(0)
+    if child > 0:
+        os.waitpid(child, 0)
+    return bool(child > 0)
+
+
+def enter(libc: Any, folder: str) -> bool:
+    """Whether one of the namespaces in a folder could be entered."""
+    done = False
+    for path in Path(folder).iterdir():
+        with path.open("rb") as stream:
+            done = done or libc.setns(stream.fileno(), 0) == 0
+    return done
 
 
 def by_program() -> bool:
@@ -206,12 +272,13 @@ def talk(places: Places, words: list[str]) -> None:
 
 
 def flood(places: Places, words: list[str]) -> None:
-    """Write this many bytes, with long lines."""
+    """Write this many bytes, with long lines, and then a short one."""
     line = b"x" * 65535 + b"\n"
     for _ in range(int(words[0]) // len(line)):
         written = 0
         while written < len(line):
             written += os.write(1, line[written:])
+    say("the end")
 
 
 def linger(places: Places, words: list[str]) -> None:
@@ -363,7 +430,7 @@ def mess(places: Places, words: list[str]) -> None:
 VERBS: dict[str, Callable[[Places, list[str]], None]] = {
     verb.__name__: verb
     for verb in (
-        *(facts, own, connect, read, change, privileges, leave, die, talk, flood, linger),
+        *(facts, own, connect, read, end, change, privileges, calls, leave, die, talk, flood, linger),
         *(eat, fork, burn, fill, scratch, copy, mess),
     )
 }

@@ -17,6 +17,7 @@ class Relay:
         connections: how many were taken so far.
         cuts: how many were cut so far.
         sent: bytes that the server sent so far.
+        received: bytes that clients sent so far.
         on_cut: called before a connection is cut.
     """
 
@@ -24,6 +25,7 @@ class Relay:
         self.connections = 0
         self.cuts = 0
         self.sent = 0
+        self.received = 0
         self.on_cut: Callable[[], None] = lambda: None
         self._listeners: list[socket.socket] = []
         self._open: set[socket.socket] = set()
@@ -67,6 +69,8 @@ class Relay:
                 if answers:
                     data, cut = self._allowed(data)
                     self.sent += len(data)
+                else:
+                    self.received += len(data)
                 target.sendall(data)
         if cut:
             self.cuts += 1

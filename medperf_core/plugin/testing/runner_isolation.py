@@ -69,13 +69,16 @@ class IsolationTests:
         assert [path for path, text in found.items() if text is not None] == []
 
     def test_mounts_programs_of_the_host_cannot_be_seen(self, kit: RunnerKit) -> None:
-        """Through them, their files could be."""
+        """Through them, their files could be; nor can their variables be read, nor they be ended."""
         kit.needs(Guarantee.MOUNTS)
         mark = kit.token[::-1]
-        with subprocess.Popen(["/bin/sh", "-c", "read line", mark], stdin=subprocess.PIPE) as program:
-            found = kit.report("facts")["commands"]
-            program.communicate(b"\n")
-        assert [line for line in found if mark in line] == []
+        environment = {**os.environ, "OF_THE_HOST": mark}
+        with subprocess.Popen(["/bin/cat", "-", mark], stdin=subprocess.PIPE, env=environment) as program:
+            found = kit.report("facts")
+            kit.report("end", str(program.pid))
+            assert program.poll() is None, "the task ended a program of this machine"
+            program.kill()
+        assert [line for line in found["commands"] + found["environments"] if mark in line] == []
 
     def test_read_only_inputs_cannot_be_changed(self, kit: RunnerKit) -> None:
         """Neither files nor folders, whatever their permissions on this machine say."""

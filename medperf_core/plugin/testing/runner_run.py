@@ -121,6 +121,7 @@ class RunTests:
         assert ran.log.stat().st_size <= LOG_LIMIT
         assert ran.outcome.log_truncated
         assert ran.outcome.log_bytes > LOG_LIMIT
+        assert ran.outcome.tail[-1] == "the end"
 
     def test_what_is_reported_of_a_task(self, kit: RunnerKit) -> None:
         """Engine, images, times, waivers."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import attrs
 import pytest
 
 from medperf_core.errors import CancelledError, OfflineError, TransferError
-from medperf_core.plugin.storage import PutRequest, StoragePromise
+from medperf_core.plugin.storage import PutRequest, StoragePromise, Stored
 from medperf_core.plugin.testing.fetching import Fetching, Place
 from medperf_core.plugin.testing.promises import not_promised
 from medperf_core.plugin.testing.relay import Relay
@@ -42,6 +43,26 @@ class UploadTests:
         assert storage.look(missing) == stored
         fetching.fetch(missing)
         assert fetching.sink.data == content
+
+    def test_several_files_are_uploaded_at_once(self, fetching: Fetching, missing: str, tmp_path: Path) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        storage, contents = (
+            fetching.storage(),
+            {f"{missing}-{number}": os.urandom(SIZE + number) for number in range(4)},
+        )
+        steps: dict[str, list[int]] = {url: [] for url in contents}
+
+        def put(url: str) -> Stored:
+            folder = tmp_path / url.rpartition("-")[2]
+            folder.mkdir()
+            return storage.put(request(url, folder, contents[url]), steps[url].append)
+
+        with ThreadPoolExecutor(len(contents)) as pool:
+            list(pool.map(put, contents))
+        for url, content in contents.items():
+            assert sum(steps[url]) == len(content), "bytes of one file were told as those of another"
+            fetching.fetch(url)
+            assert fetching.sink.data == content, "files were mixed up"
 
     def test_what_is_there_is_never_replaced(self, fetching: Fetching, place: Place, tmp_path: Path) -> None:
         fetching.need(StoragePromise.UPLOAD)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from medperf_core.errors import CancelledError, MedperfError, OfflineError, TransferError
 from medperf_core.plugin.context import CancelToken
 from medperf_core.plugin.descriptors import StoragePlugin
-from medperf_core.plugin.storage import Storage, StoragePromise
+from medperf_core.plugin.storage import FetchRequest, Storage, StoragePromise
 from medperf_core.plugin.testing.common import check_descriptor, fill_in
 from medperf_core.plugin.testing.fetching import BrokenSink, CheckedSink, CountingSink, Fetching, Place
 from medperf_core.plugin.testing.promises import not_promised
@@ -95,6 +96,14 @@ class StorageContract(ResumeTests, UploadTests):
             for _ in range(2):
                 fetching.fetch(url, storage=storage)
                 assert fetching.sink.data == content
+
+    def test_one_store_fetches_several_files_at_once(self, fetching: Fetching, place: Place) -> None:
+        storage, files = fetching.storage(), {os.urandom(200_000 + number): CheckedSink() for number in range(4)}
+        urls = {content: place(content, f"{number}.bin") for number, content in enumerate(files)}
+        requests = {content: FetchRequest(url, True, 1 << 30) for content, url in urls.items()}
+        with ThreadPoolExecutor(len(files)) as pool:
+            list(pool.map(lambda content: storage.fetch(requests[content], files[content]), files))
+        assert all(sink.data == content for content, sink in files.items()), "files were mixed up"
 
     def test_a_large_file_is_never_in_memory_as_a_whole(self, fetching: Fetching, place: Place) -> None:
         size = 24 << 20

@@ -17,6 +17,7 @@ from medperf_core.plugin.processes import start_time
 from medperf_core.plugin.testing import RunnerContract
 from medperf_core.plugin.testing.probe_image import Probe
 from medperf_core.plugin.testing.runner_kit import MakeSource, Traces
+from medperf_core.plugin.testing.runner_syscalls import SystemCallTests
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def config_of(probe: Probe) -> str:
     return probe.known(probe.archive)[IdentityKind.CONFIG].digest
 
 
-class TestDockerRunner(RunnerContract):
+class TestDockerRunner(RunnerContract, SystemCallTests):
     """As a stranger would test it, and with a look at the daemon's own lists."""
 
     @pytest.fixture

@@ -16,6 +16,7 @@ from medperf_docker.container import Container, Watched, command_line, describe,
 from medperf_docker.daemon import Daemon, capabilities, read
 from medperf_docker.plugin import DockerSettings
 from medperf_docker.processes import SPARE
+from medperf_docker.syscalls import find_filter
 
 from medperf_core.entities import (
     CommandStyle,
@@ -32,6 +33,7 @@ from medperf_core.plugin import BackendContext, Enforcement, Gpus, Guarantee, Li
 from medperf_core.plugin.handover import parse_account
 from medperf_core.plugin.identities import agrees
 from medperf_core.plugin.layout import Bind, nested
+from medperf_core.plugin.seccomp import profile
 
 INFO: dict[str, Any] = {
     "ID": "X",
@@ -58,7 +60,7 @@ def daemon(**info: Any) -> Daemon:
 def container(gpus: str | None = None, found: Daemon | None = None, **resources: Any) -> Container:
     task = TaskSpec("infer", (), CommandStyle.FIXED, entrypoint=("/run",))
     request = TaskRequest(task, (), Path("log"), Resources(gpus=Gpus.parse(gpus), **resources))
-    return describe({}, DIGEST, request, Account("5:6", 5, 6), found or daemon(), "0123")
+    return describe({}, DIGEST, request, Account("5:6", 5, 6), found or daemon(), None, "0123")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +114,8 @@ def test_podman_would_read_options_in_paths(host: str, target: str) -> None:
     )
     podman = read(INFO, {**VERSION, "Components": [{"Name": "Podman Engine"}]})
     with pytest.raises(ExecutionError, match="option"):
-        describe({}, DIGEST, request, Account("5:6", 5, 6), podman, "0123")
-    assert describe({}, DIGEST, request, Account("5:6", 5, 6), daemon(), "0123").binds[0].target == target
+        describe({}, DIGEST, request, Account("5:6", 5, 6), podman, None, "0123")
+    assert describe({}, DIGEST, request, Account("5:6", 5, 6), daemon(), None, "0123").binds[0].target == target
 
 
 def test_podman_builds_nothing_without_a_network(tmp_path: Path) -> None:
@@ -125,20 +127,32 @@ def test_podman_builds_nothing_without_a_network(tmp_path: Path) -> None:
 
 
 def test_gpu_capability() -> None:
-    assert not capabilities(daemon(), UNIX.address, root_inside=False).gpus
-    assert capabilities(daemon(Runtimes={"nvidia": {}}), UNIX.address, root_inside=False).gpus
+    assert not capabilities(daemon(), UNIX.address, root_inside=False, filtered=True).gpus
+    assert capabilities(daemon(Runtimes={"nvidia": {}}), UNIX.address, root_inside=False, filtered=True).gpus
 
 
-def test_a_daemon_without_seccomp_promises_no_privileges() -> None:
-    for options in ([], ["name=seccomp,profile=unconfined"]):
-        found = capabilities(daemon(SecurityOptions=options), UNIX.address, root_inside=False)
-        assert set(Guarantee) - found.guarantees == {Guarantee.PRIVILEGES}
-        assert any("seccomp" in note for note in found.notes)
+def test_a_daemon_without_seccomp_promises_no_privileges(tmp_path: Path) -> None:
+    context = BackendContext(tmp_path, tmp_path)
+    without = daemon(SecurityOptions=[])
+    assert find_filter(Connection("unix:///gone.sock", context), without, context) is None
+    found = capabilities(without, UNIX.address, root_inside=False, filtered=False)
+    assert set(Guarantee) - found.guarantees == {Guarantee.PRIVILEGES}
+    assert any("seccomp" in note for note in found.notes)
+
+
+def test_docker_gets_the_filter_whatever_its_own_is(tmp_path: Path) -> None:
+    context = BackendContext(tmp_path / "cache", tmp_path)
+    for arch, words in (("amd64", "SCMP_ARCH_X86_64"), ("arm64", "SCMP_ARCH_AARCH64"), ("mips", "")):
+        found = attrs.evolve(daemon(SecurityOptions=["name=seccomp,profile=unconfined"]), architecture=arch)
+        given = find_filter(Connection("unix:///gone.sock", context), found, context)
+        assert given is not None
+        assert given.value == given.file.read_text() == profile(arch)
+        assert words in given.value and bool(words) == ("SCMP_ARCH" in given.value)
 
 
 def test_limits_that_the_daemon_cannot_hold_are_neither_promised_nor_asked() -> None:
     found = daemon(MemoryLimit=False, PidsLimit=False, CpuCfsQuota=False)
-    limits = capabilities(found, UNIX.address, root_inside=False).limits
+    limits = capabilities(found, UNIX.address, root_inside=False, filtered=True).limits
     assert {limit for limit in Limit if limits[limit] is Enforcement.NONE} == {Limit.MEMORY, Limit.CPU, Limit.DISK}
     assert limits[Limit.PROCESSES] is Enforcement.POLLED
     plan = container(found=found, memory=1 << 20, processes=3, cpus=1)
@@ -149,7 +163,7 @@ def test_limits_that_the_daemon_cannot_hold_are_neither_promised_nor_asked() -> 
 
 def test_limits_that_the_daemon_cannot_hold_are_watched_on_this_machine() -> None:
     found = attrs.evolve(daemon(MemoryLimit=False, PidsLimit=False, CpuCfsQuota=False, MemTotal=1 << 30), here=True)
-    promised = capabilities(found, UNIX.address, root_inside=False)
+    promised = capabilities(found, UNIX.address, root_inside=False, filtered=True)
     assert {promised.limits[limit] for limit in set(Limit) - {Limit.DISK}} == {Enforcement.POLLED}
     assert any("watched" in note for note in promised.notes)
     plan = container(found=found, memory=1 << 20, processes=3, cpus=1)
@@ -165,11 +179,13 @@ def test_limits_that_the_daemon_cannot_hold_are_watched_on_this_machine() -> Non
 def test_rootless_podman_sets_no_resource_limits_so_it_is_watched_or_promises_none() -> None:
     version = {**VERSION, "Components": [{"Name": "Podman Engine"}]}
     found = read(INFO, version, {"security": {"rootless": True}, "cgroupControllers": []})
-    limits = capabilities(found, UNIX.address, root_inside=False).limits
+    limits = capabilities(found, UNIX.address, root_inside=False, filtered=True).limits
     assert limits[Limit.PROCESSES] is Enforcement.NONE
     assert container(found=found, processes=3).ulimits == {}
     here = attrs.evolve(found, here=True)
-    assert capabilities(here, UNIX.address, root_inside=False).limits[Limit.PROCESSES] is Enforcement.POLLED
+    assert (
+        capabilities(here, UNIX.address, root_inside=False, filtered=True).limits[Limit.PROCESSES] is Enforcement.POLLED
+    )
     assert container(found=here, processes=3).watched.processes == 3
 
 

@@ -22,7 +22,7 @@ from docker import APIClient
 
 from medperf_core.entities.image import ImageSource, SourceKind
 from medperf_core.errors import CancelledError, ExecutionError
-from medperf_core.plugin import Condition, Enforcement, Guarantee, Limit, Resources, TaskLog
+from medperf_core.plugin import Condition, Enforcement, Guarantee, Health, Limit, Resources, TaskLog
 from tests.engines import require
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the daemon's user")
@@ -136,6 +136,39 @@ def test_what_a_task_of_that_account_is_and_can_reach(owner: Owner, kind: str) -
 
     expected = {"docker-rootless": "0", "podman": "65534", "podman-rootless": str(owner.account.pw_uid)}[kind]
     owner.does(work)
+
+
+def test_no_task_makes_a_user_namespace(owner: Owner) -> None:
+    def work(site: Any, tasks: Tasks) -> None:
+        assert Guarantee.PRIVILEGES in tasks.runner.capabilities().guarantees
+        outcome = tasks.run("unshare -U true 2>&1 || echo refused")
+        assert outcome.tail[-1] == "refused"
+        assert "Operation not permitted" in outcome.tail[0]
+
+    owner.does(work)
+
+
+def test_privileges_are_promised_only_where_the_engine_takes_the_filter(site: Any, kind: str) -> None:
+    """Podman reads it from a file: here, the folder for that cannot be made."""
+    site.path("cache", "a file")
+    runner = site.runner()
+    found = runner.capabilities()
+    taken = kind == "docker-rootless"  # Docker gets its text
+    assert set(Guarantee) - found.guarantees == (set() if taken else {Guarantee.PRIVILEGES})
+    assert any("user namespace" in note for note in found.notes) != taken
+    check = next(check for check in runner.doctor() if check.name == "docker isolation")
+    assert check.health is (Health.OK if taken else Health.WARNING)
+    assert ("more-privileges" in check.advice) != taken
+    waived = Tasks.of(site).run("grep Seccomp: /proc/self/status", waivers=("more-privileges",))
+    assert waived.tail[0].split()[1] == "2"  # the engine's own
+
+
+def test_a_filter_that_the_engine_cannot_read_is_not_promised(site: Any, kind: str) -> None:
+    """The accounts of rootless engines cannot get into root's folders."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        found = attrs.evolve(site, folder=Path(name)).runner().capabilities()
+    assert (Guarantee.PRIVILEGES in found.guarantees) == (kind != "podman-rootless")
+    assert site.client.containers(all=True, filters={"name": "medperf-probe-"}) == []
 
 
 def test_its_inputs_cannot_be_written_and_its_outputs_are_its_own(owner: Owner) -> None:

@@ -237,7 +237,7 @@ class Place:
     def kept(self) -> list[Path]:
         """Images that are in the store."""
         folder = self.folder / "cache" / "singularity" / "images"
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
     def work(self) -> list[Path]:
         """What is left of work in hand."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from medperf_singularity import execute, parts, probe, seccomp
+from medperf_singularity import execute, parts, probe
 from medperf_singularity.arguments import Plan, describe, engine_words, gpu_variables, mount
 from medperf_singularity.config import ImageConfig
 from medperf_singularity.engine import Engine
@@ -252,19 +252,6 @@ def test_the_script_evaluates_nothing() -> None:
     assert "no.name" not in text and "UID" not in text and "PWD" not in text
     shown = parts.script(plan(variables={"API_TOKEN": "hidden", "A": "1"}), for_people=True)
     assert "hidden" not in shown and "A=1" in shown and parts.STARTED not in shown
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "unknown"])
-def test_the_filter_of_system_calls(machine: str) -> None:
-    text = seccomp.profile(machine)
-    assert ("SCMP_ARCH" in text) == (machine != "unknown")
-    allowed, refused = set(seccomp._ALLOWED.split()), set(seccomp._REFUSED.split())
-    assert not allowed & refused
-    assert (
-        not {"ptrace", "mount", "unshare", "setns", "clone", "clone3", "bpf", "keyctl", "socket", "socketcall"}
-        & allowed
-    )
-    assert {"read", "execve", "futex", "rseq", "mmap", "openat", "statx", "faccessat2"} <= allowed
 
 
 def test_a_bind_of_the_system_is_read_only(tmp_path: Path) -> None:

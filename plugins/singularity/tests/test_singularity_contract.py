@@ -9,6 +9,7 @@ from medperf_singularity.plugin import SingularitySettings, medperf_runners
 from medperf_core.plugin import RunnerPlugin
 from medperf_core.plugin.testing import RunnerContract
 from medperf_core.plugin.testing.runner_kit import MakeSource
+from medperf_core.plugin.testing.runner_syscalls import SystemCallTests
 from tests.plugin.testing.as_account import NOT_PROMISED, find_account, needs_root, run_as
 
 UNPROMISED = {
@@ -20,7 +21,7 @@ UNPROMISED = {
 """What the runner does not promise to an unprivileged account."""
 
 
-class TestSingularityRunner(RunnerContract):
+class TestSingularityRunner(RunnerContract, SystemCallTests):
     """As a stranger would test it."""
 
     @pytest.fixture
@@ -46,4 +47,4 @@ def test_an_unprivileged_account_is_promised_the_same(engine: Engine) -> None:
         name: f"{NOT_PROMISED}{engine.name} does not promise {what}" for name, what in UNPROMISED.items()
     }
     names = {name.partition("[")[0] for name in found.passed | found.skipped.keys()}
-    assert names == {name for name in dir(RunnerContract) if name.startswith("test_")}
+    assert names == {name for name in dir(TestSingularityRunner) if name.startswith("test_")}

@@ -482,6 +482,13 @@ def test_hosts_are_read_as_docker_reads_them(name: str, host: str, repository: s
     assert client.split(name) == (host, repository)
 
 
+@pytest.mark.parametrize(
+    "host", ["localhost:5000", "127.1", "0.0.0.0:80", "0x7f000001", "[::ffff:127.0.0.1]:443", "[::]"]
+)
+def test_this_machine_is_known_however_a_registry_writes_it(host: str) -> None:
+    assert client.is_here(host)
+
+
 def test_who_shares_a_domain() -> None:
     assert client.same_domain("auth.docker.io", "registry-1.docker.io")
     assert client.same_domain("gitlab.example.org:443", "registry.example.org:5050")

@@ -8,7 +8,7 @@ import re
 import resource
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,6 +21,9 @@ from medperf_docker.account import Account, extra_groups
 from medperf_docker.connect import Client
 from medperf_docker.daemon import Daemon
 from medperf_docker.processes import SPARE, threads_of
+
+if TYPE_CHECKING:
+    from medperf_docker.syscalls import Filter
 
 LABEL = "medperf"
 RUN_LABEL = "medperf.run"
@@ -77,6 +80,7 @@ class Container:
         gpu_driver: how GPUs are handed out, and the names of those there are for "cdi".
         init: whether a small first process collects orphans.
         working_dir: where it starts; "" for the image's own choice.
+        syscalls: the filter of system calls; None for the engine's own, if it has one.
         watched: limits that the engine does not hold.
     """
 
@@ -102,6 +106,7 @@ class Container:
     cdi_gpus: tuple[str, ...]
     init: bool = True
     working_dir: str = ""
+    syscalls: Filter | None = None
     watched: Watched = Watched()
 
     @property
@@ -111,7 +116,13 @@ class Container:
 
 
 def describe(
-    image: Mapping[str, Any], reference: str, request: TaskRequest, who: Account, daemon: Daemon, run: str
+    image: Mapping[str, Any],
+    reference: str,
+    request: TaskRequest,
+    who: Account,
+    daemon: Daemon,
+    syscalls: Filter | None,
+    run: str,
 ) -> Container:
     """The container of a task.
 
@@ -119,6 +130,7 @@ def describe(
         image: the daemon's description of the image.
         reference: its ID.
         who: the account that it runs as.
+        syscalls: the filter of system calls that the daemon takes.
         run: id of the run.
     """
     layout = container_layout(request.task, request.mounts)
@@ -157,6 +169,7 @@ def describe(
         gpu_driver=daemon.gpu_driver,
         cdi_gpus=daemon.cdi_gpus,
         working_dir=request.working_dir,
+        syscalls=syscalls,
         watched=watched,
     )
 
@@ -171,6 +184,11 @@ def _refuse_options_in_paths(binds: tuple[Bind, ...]) -> None:
             )
 
 
+def labels(run: str) -> dict[str, str]:
+    """What shows whose a container is."""
+    return {LABEL: "1", RUN_LABEL: run, OWNER_LABEL: f"{machine()}.{new_marker()}"}
+
+
 def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
     """The arguments of the SDK's ``create_container``."""
     from docker.types import LogConfig, Ulimit
@@ -179,7 +197,7 @@ def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges:true"],
+        security_opt=["no-new-privileges:true", *([f"seccomp={plan.syscalls.value}"] if plan.syscalls else [])],
         init=plan.init,
         mounts=_mounts(plan),
         tmpfs={TMP: plan.tmpfs},
@@ -203,7 +221,7 @@ def create_arguments(client: Client, plan: Container) -> dict[str, Any]:
         "entrypoint": list(plan.entrypoint) or None,
         "command": list(plan.command) or None,
         "environment": [f"{name}={value}" for name, value in plan.environment.items()],
-        "labels": {LABEL: "1", RUN_LABEL: plan.run, OWNER_LABEL: f"{machine()}.{new_marker()}"},
+        "labels": labels(plan.run),
         "healthcheck": {"test": ["NONE"]},
         "use_config_proxy": False,  # proxies, and passwords in them, are not a task's business
         "host_config": host,
@@ -284,6 +302,7 @@ def command_line(plan: Container, host: str) -> tuple[str, ...]:
     """
     words = ["docker", *(["--host", host] if host else []), "run", "--rm", "--pull=never", "--network=none"]
     words += ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--no-healthcheck"]
+    words += [f"--security-opt=seccomp={plan.syscalls.file}"] if plan.syscalls else []
     words += [
         *(["--init"] if plan.init else []),
         *(f"--ulimit={name}={value}:{value}" for name, value in plan.ulimits.items()),

@@ -31,7 +31,7 @@ class Daemon:
         podman: whether it is Podman behind Docker's interface.
         rootless: whether it runs as an unprivileged user.
         remapped: whether it maps the users of containers to others (``userns-remap``).
-        seccomp: whether it filters the system calls of containers.
+        seccomp: whether it can filter the system calls of containers.
         limits: the limits that it can hold.
         cpus: CPUs of its machine.
         memory: bytes of its machine.
@@ -128,7 +128,7 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any], own: Mapping[str, 
         podman=podman,
         rootless=rootless,
         remapped="name=userns" in options,
-        seccomp=any(option.startswith("name=seccomp") and "unconfined" not in option for option in options),
+        seccomp=any(option.startswith("name=seccomp") for option in options),
         limits=frozenset(limits),
         cpus=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
@@ -143,19 +143,30 @@ def read(info: Mapping[str, Any], version: Mapping[str, Any], own: Mapping[str, 
     )
 
 
-def capabilities(daemon: Daemon, address: str, *, root_inside: bool) -> Capabilities:
+def unfiltered(daemon: Daemon) -> str:
+    """Why it does not take the filter of system calls, as a sentence."""
+    if not daemon.seccomp:
+        return "The daemon cannot filter system calls (no seccomp)."
+    return (
+        "Podman cannot read the filter of system calls in this site's cache, and its own lets a task make a user "
+        "namespace."
+    )
+
+
+def capabilities(daemon: Daemon, address: str, *, root_inside: bool, filtered: bool) -> Capabilities:
     """What tasks are promised on this daemon.
 
     Args:
+        filtered: whether it takes the filter of system calls.
         address: where it is.
         root_inside: whether tasks would run as the host's root.
     """
     guarantees = {Guarantee.NETWORK, Guarantee.MOUNTS, Guarantee.READ_ONLY_INPUTS}
     notes = []
-    if daemon.seccomp and not root_inside:
+    if filtered and not root_inside:
         guarantees.add(Guarantee.PRIVILEGES)
-    if not daemon.seccomp:
-        notes.append("The daemon does not filter system calls (seccomp is off or unconfined).")
+    if not filtered:
+        notes.append(unfiltered(daemon))
     if root_inside:
         notes.append("run_as names root: tasks would run as root of this machine.")
     if daemon.rootless:

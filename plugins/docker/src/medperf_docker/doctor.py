@@ -8,40 +8,47 @@ from pathlib import Path
 
 from medperf_core.entities.image import IdentityKind
 from medperf_core.errors import MedperfError
-from medperf_core.plugin import Check, Health, Limit
+from medperf_core.plugin import BackendContext, Check, Health, Limit
 from medperf_docker.connect import Connection
 from medperf_docker.container import LABEL
-from medperf_docker.daemon import Daemon, probe
+from medperf_docker.daemon import Daemon, probe, unfiltered
+from medperf_docker.syscalls import find_filter
 
 LITTLE_ROOM = 20 << 30
 """Bytes; images of this field are often larger than half of it."""
 
 
-def checks(connection: Connection) -> Iterator[Check]:
+def checks(connection: Connection, context: BackendContext) -> Iterator[Check]:
     """The daemon from its address to what tasks left behind."""
     try:
         daemon = probe(connection)
+        filtered = find_filter(connection, daemon, context) is not None
         address = connection.endpoint.address
     except MedperfError as error:
         yield Check("docker daemon", Health.FAILED, error.message, error.hint or "")
         return
     yield Check("docker daemon", Health.OK, f"{daemon.engine} at {address}")
-    yield _privileges(daemon)
+    yield _privileges(daemon, filtered)
     yield _limits(daemon)
     yield Check("docker gpus", Health.OK, f"by {daemon.gpu_driver}" if daemon.gpu_driver else "none to hand out")
     yield from _store(daemon, address)
     yield from _left_over(connection)
 
 
-def _privileges(daemon: Daemon) -> Check:
+def _privileges(daemon: Daemon, filtered: bool) -> Check:
     words = "rootless" if daemon.rootless else "runs as root"
-    if daemon.seccomp:
+    if filtered:
         return Check("docker isolation", Health.OK, f"{words}; system calls are filtered")
+    cure = (
+        "Have Podman run on this machine, by an account that can read the cache"
+        if daemon.seccomp
+        else ("Use a kernel and an engine with seccomp")
+    )
     return Check(
         "docker isolation",
         Health.WARNING,
-        f"{words}; system calls are not filtered",
-        "Use Docker's default seccomp profile; without it tasks need --allow more-privileges.",
+        f"{words}; {unfiltered(daemon)}",
+        f"{cure}; until then tasks need --allow more-privileges.",
     )
 
 

@@ -36,6 +36,7 @@ from medperf_docker.daemon import Daemon, capabilities, probe
 from medperf_docker.execute import execute
 from medperf_docker.leftovers import remove_leftovers
 from medperf_docker.save import save
+from medperf_docker.syscalls import Filter, find_filter
 
 if TYPE_CHECKING:
     from medperf_docker.plugin import DockerSettings
@@ -54,12 +55,18 @@ class DockerRunner(Runner):
         return probe(self._connection)
 
     @cached_property
+    def _filter(self) -> Filter | None:
+        with understood("tell whether it can filter system calls"):
+            return find_filter(self._connection, self._daemon, self._context)
+
+    @cached_property
     def _account(self) -> Account:
         return account(self._daemon, self._connection.endpoint, self._settings.run_as)
 
     def capabilities(self) -> Capabilities:
         root_inside = self._account.uid == 0
-        found = capabilities(self._daemon, self._connection.endpoint.address, root_inside=root_inside)
+        address, filtered = self._connection.endpoint.address, self._filter is not None
+        found = capabilities(self._daemon, address, root_inside=root_inside, filtered=filtered)
         conditions = {Condition.TMP_SIZE, Condition.WORKING_DIR}
         if os.geteuid() == 0 and not self._daemon.rootless:  # only root can hand outputs over to anybody
             conditions.add(Condition.USER)
@@ -134,7 +141,7 @@ class DockerRunner(Runner):
     def doctor(self) -> Iterable[Check]:
         from medperf_docker.doctor import checks
 
-        return checks(self._connection)
+        return checks(self._connection, self._context)
 
     def _plan(self, prepared: PreparedImage, request: TaskRequest) -> Container:
         if not DIGEST.fullmatch(prepared.reference):
@@ -146,7 +153,8 @@ class DockerRunner(Runner):
                     f"The image {prepared.reference} of {prepared.source} is no longer in Docker's store.",
                     hint="Run the command again: it is then fetched again.",
                 )
-            return describe(image, prepared.reference, request, self._who(request), self._daemon, secrets.token_hex(8))
+            who, run = self._who(request), secrets.token_hex(8)
+            return describe(image, prepared.reference, request, who, self._daemon, self._filter, run)
 
 
 def _limits(plan: Container, time_limit: float | None, *, by_ulimit: bool) -> dict[str, str]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medperf_core.plugin import BackendContext
-from medperf_singularity import seccomp
+from medperf_core.plugin.seccomp import profile
 from medperf_singularity.arguments import SCRIPT, Plan, source
 from medperf_singularity.engine import PATH, Engine, plugin_cache
 
@@ -69,7 +69,7 @@ def write(engine: Engine, plan: Plan, folder: Path, text: str | None = None) -> 
         (folder / name).mkdir(mode=0o755)
         (folder / name).chmod(0o755)
     _put(folder / "env" / SCRIPT, script(plan) if text is None else text)
-    _put(folder / "seccomp.json", seccomp.profile())
+    _put(folder / "seccomp.json", profile())
     if plan.sized:
         _put(folder / "engine.conf", settings_text(engine, plan))
     for number, bind in enumerate(plan.binds):

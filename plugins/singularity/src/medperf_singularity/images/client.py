@@ -9,25 +9,18 @@ Sources: OCI Distribution Specification; "Token Authentication Specification" of
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
-import os
 import re
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
-from urllib.request import getproxies
 
 import requests
 import urllib3
-from requests import utils
 
 from medperf_core.errors import (
     AuthenticationError,
-    ConfigurationError,
     ExecutionError,
     TransferError,
     VerificationError,
@@ -35,6 +28,7 @@ from medperf_core.errors import (
 from medperf_core.plugin import BackendContext
 from medperf_core.plugin.identities import DIGEST
 from medperf_core.plugin.image_reference import Reference
+from medperf_core.plugin.network import authorities, is_local, proxy_for
 from medperf_singularity.images.login import login
 
 DOCUMENT_LIMIT = 4 << 20
@@ -208,7 +202,7 @@ class Registry:
         raise _Passing("it cannot be reached")
 
     def _schemes(self) -> tuple[str, ...]:
-        if is_loopback(self._host):
+        if is_here(self._host):
             return ("http", "https")
         return ("https", "http") if "plain-http" in self._context.waivers else ("https",)
 
@@ -224,7 +218,7 @@ class Registry:
             answer.close()
             target = urlsplit(there)
             open_again = target.scheme == "http" and parts.scheme == "https"
-            inward = is_loopback(target.netloc) and not is_loopback(start.netloc)
+            inward = is_here(target.netloc) and not is_here(start.netloc)
             if target.scheme not in ("http", "https") or not target.hostname or open_again or inward:
                 raise TransferError(
                     f"The registry {self.shown} redirects to an address that is not followed: "
@@ -249,13 +243,15 @@ class Registry:
             session.trust_env = False  # else .netrc and the environment decide who is told what
             auth = (who[0].encode(), who[1].encode()) if who else None
             prepared = session.prepare_request(requests.Request("GET", url, headers=dict(headers), auth=auth))
+            there = prepared.url or url
+            proxy, trusted = proxy_for(self._context, there), authorities(self._context)
             return session.send(
                 prepared,
                 stream=True,
                 allow_redirects=False,
                 timeout=_TIMEOUTS,
-                verify=_authorities(self._context),
-                proxies=_proxies(self._context, url),
+                verify=str(trusted) if trusted else True,
+                proxies={urlsplit(there).scheme: proxy} if proxy else {},
             )
 
     def _log_in(self, challenge: str) -> None:
@@ -270,10 +266,10 @@ class Registry:
 
     def _token(self, fields: Mapping[str, str]) -> str:
         realm = urlsplit(fields["realm"])
-        inside = is_loopback(realm.netloc)
+        inside = is_here(realm.netloc)
         if realm.scheme not in ("http", "https") or not realm.hostname or realm.username:
             raise AuthenticationError(f"The registry {self.shown} names a token server that is no address.")
-        if (inside and not is_loopback(self._host)) or (realm.scheme == "http" and self._scheme == "https"):
+        if (inside and not is_here(self._host)) or (realm.scheme == "http" and self._scheme == "https"):
             raise AuthenticationError(
                 f"The registry {self.shown} names the token server {realm.scheme}://{realm.netloc}, which is not asked."
             )
@@ -311,15 +307,9 @@ def split(name: str) -> tuple[str, str]:
     return "docker.io", name if slash else f"library/{name}"
 
 
-def is_loopback(netloc: str) -> bool:
+def is_here(netloc: str) -> bool:
     """Whether ``host[:port]`` is this machine as it is written."""
-    host = (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_local(urlsplit(f"//{netloc}").hostname or "")
 
 
 def same_domain(one: str, other: str) -> bool:
@@ -331,28 +321,6 @@ def same_domain(one: str, other: str) -> bool:
         return False
     ends = [each.split(".")[-2:] for each in (first, second)]
     return ends[0] == ends[1] and len(ends[0]) == 2
-
-
-def _proxies(context: BackendContext, url: str) -> dict[str, str]:
-    configured = dict(context.proxies)
-    if is_loopback(urlsplit(url).netloc) or utils.should_bypass_proxies(url, no_proxy=configured.get("no_proxy")):
-        return {}
-    return configured or dict(getproxies())
-
-
-def _authorities(context: BackendContext) -> str | bool:
-    given = context.ca_bundle
-    if given is not None:
-        if not given.is_file():
-            raise ConfigurationError(
-                f"The file of certificate authorities {given} does not exist.", hint="Correct ca_bundle in the profile."
-            )
-        return str(given)
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-        if os.environ.get(name) and Path(os.environ[name]).exists():
-            return os.environ[name]
-    system = ssl.get_default_verify_paths().cafile  # has the authorities that a hospital added; requests' own has not
-    return system if system and Path(system).is_file() else True
 
 
 def _words(error: Any) -> str:

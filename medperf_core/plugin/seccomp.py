@@ -1,8 +1,9 @@
 """The filter of system calls: what a task may ask of the kernel, as a profile in the form that engines read.
 
-The engines' own default profiles differ between versions, so the filter is given explicitly. It allows what ordinary
-programs use and refuses what only makes, enters or breaks out of containers, reaches other processes or administers
-the machine. Names: syscalls(2); form: the Linux section of the OCI Runtime Specification, "Seccomp".
+The engines' own default profiles differ between engines and versions, and a site may have changed them; so a runner
+gives this one to each task. It allows what ordinary programs use and refuses what only makes, enters or breaks out of
+containers, reaches other processes or administers the machine. Names: syscalls(2); form: the Linux section of the OCI
+Runtime Specification, "Seccomp", which Docker, Podman, Apptainer and SingularityCE read.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ _ARCHITECTURES = {
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
     "ppc64le": ("SCMP_ARCH_PPC64LE",),
     "riscv64": ("SCMP_ARCH_RISCV64",),
+    "s390x": ("SCMP_ARCH_S390X",),
 }
+_OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def profile(machine: str = "") -> str:
@@ -79,15 +82,18 @@ def profile(machine: str = "") -> str:
     as ptrace is refused.
 
     Args:
-        machine: the processor as ``uname -m`` tells it; "" for this machine's.
+        machine: the processor of the machine that runs the tasks, as ``uname -m`` or a daemon tells it; "" for this
+            machine's. For one that is not known here, the filter knows the machine's own system calls only.
     """
+    machine = _OTHER_NAMES.get(machine, machine) or platform.machine()
+    flags = 1 if machine == "s390x" else 0  # clone(2): there, the stack comes first
     return json.dumps(
         {
             "defaultAction": "SCMP_ACT_TRACE",
-            "architectures": list(_ARCHITECTURES.get(machine or platform.machine(), ())),
+            "architectures": list(_ARCHITECTURES.get(machine, ())),
             "syscalls": [
                 _rule(_ALLOWED.split(), "SCMP_ACT_ALLOW"),
-                _rule(["clone"], "SCMP_ACT_ALLOW", _argument(_NAMESPACES, "SCMP_CMP_MASKED_EQ")),
+                _rule(["clone"], "SCMP_ACT_ALLOW", _argument(_NAMESPACES, "SCMP_CMP_MASKED_EQ", flags)),
                 _rule(["socket"], "SCMP_ACT_ALLOW", _argument(_VSOCK, "SCMP_CMP_NE")),
                 *(
                     _rule(["personality"], "SCMP_ACT_ALLOW", _argument(value, "SCMP_CMP_EQ"))
@@ -104,5 +110,5 @@ def _rule(names: list[str], action: str, *arguments: dict[str, Any]) -> dict[str
     return {"names": names, "action": action, "args": list(arguments)}
 
 
-def _argument(value: int, comparison: str) -> dict[str, Any]:
-    return {"index": 0, "value": value, "valueTwo": 0, "op": comparison}
+def _argument(value: int, comparison: str, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "value": value, "valueTwo": 0, "op": comparison}
