@@ -1,7 +1,7 @@
 """Measure and print the tables of docs/performance.md; exit code 1 if one misses its limit.
 
-``python -m benchmarks [--quick] [startup] [hashing] [transfer] [archives] [task] [singularity]``: without the
-last two, which need engines, if none is named.
+``python -m benchmarks [--quick] [startup] [hashing] [transfer] [archives] [buckets] [task]
+[singularity]``: without the last three, which need engines, if none is named.
 ``--quick`` measures a hundredth, to see that all works; its ratios say little and its exit code nothing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.rows import Row
@@ -38,6 +38,12 @@ def _transfer(folder: Path, sizes: Sizes) -> list[Row]:
     return measure(folder, sizes)
 
 
+def _buckets(folder: Path, sizes: Sizes) -> Iterable[Row]:
+    from benchmarks.stores import measure
+
+    return measure(folder, sizes)
+
+
 def _archives(folder: Path, sizes: Sizes) -> list[Row]:
     from benchmarks.archives import measure
 
@@ -56,15 +62,16 @@ def _singularity(folder: Path, sizes: Sizes) -> list[Row]:
     return [Row("one trivial closed task", "`apptainer exec` with the same flags", measure(folder), 1.1)]
 
 
-MEASUREMENTS: dict[str, Callable[[Path, Sizes], list[Row]]] = {
+MEASUREMENTS: dict[str, Callable[[Path, Sizes], Iterable[Row]]] = {
     "startup": _startup,
     "hashing": _hashing,
     "transfer": _transfer,
+    "buckets": _buckets,
     "archives": _archives,
     "task": _task,
     "singularity": _singularity,
 }
-ENGINES = ("task", "singularity")
+ENGINES = ("buckets", "task", "singularity")
 """Measurements that need an engine each."""
 
 

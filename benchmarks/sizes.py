@@ -16,9 +16,12 @@ class Sizes(NamedTuple):
     small_bytes: int
     transfer_bytes: int
     weights_bytes: int
+    bucket_files: int
+    bucket_bytes: int
     runs: int
     long_runs: int
+    bucket_runs: int
 
 
-FULL = Sizes(8, 512 * MIB, 20_000, 16 << 10, 1024 * MIB, 1024 * MIB, 11, 3)
-QUICK = Sizes(8, 4 * MIB, 500, 16 << 10, 16 * MIB, 16 * MIB, 3, 1)
+FULL = Sizes(8, 512 * MIB, 20_000, 16 << 10, 1024 * MIB, 1024 * MIB, 2_000, 100 << 10, 11, 3, 5)
+QUICK = Sizes(8, 4 * MIB, 500, 16 << 10, 16 * MIB, 16 * MIB, 100, 100 << 10, 3, 1, 1)

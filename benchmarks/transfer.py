@@ -13,6 +13,7 @@ from benchmarks import material
 from benchmarks.paired import compare_calls
 from benchmarks.rows import Row
 from benchmarks.sizes import MIB, Sizes
+from medperf_core.plugin.digest import file_digest
 from tests.engines import load, nginx
 
 LIMIT = 0.75
@@ -29,10 +30,11 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     except KeyError:
         raise RuntimeError("nginx does not run; start it with: make engines") from None
     material.noise(served, sizes.transfer_bytes)
-    cache, file = folder / "cache", folder / "file"
+    sha256 = file_digest(served)
+    home, file = folder / "home", folder / "file"
     try:
         ratio = compare_calls(
-            lambda: _fetch(url, cache), lambda: _curl(url, file), sizes.runs, lambda: _remove(cache, file)
+            lambda: _fetch(url, sha256, home), lambda: _curl(url, file), sizes.runs, lambda: _remove(home, file)
         )
     finally:
         served.unlink()
@@ -40,8 +42,8 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     return [Row(what, "`curl -s -o FILE URL && openssl dgst -sha256 FILE`", ratio, LIMIT)]
 
 
-def _fetch(url: str, cache: Path) -> float:
-    command = [sys.executable, "-m", "benchmarks.workers", "fetch", url, str(cache)]
+def _fetch(url: str, sha256: str, home: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.workers", "fetch", url, sha256, str(home)]
     seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     if int(memory) > MEMORY_MIB:
         raise RuntimeError(f"fetching took {memory} MiB of memory")
@@ -53,7 +55,7 @@ def _curl(url: str, file: Path) -> None:
     subprocess.run(["openssl", "dgst", "-sha256", str(file)], check=True, stdout=subprocess.DEVNULL)
 
 
-def _remove(cache: Path, file: Path) -> None:
-    shutil.rmtree(cache, ignore_errors=True)
+def _remove(home: Path, file: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
     file.unlink(missing_ok=True)
     os.sync()  # what one run left to write must not slow down the next

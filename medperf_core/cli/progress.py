@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medperf_core.cli.pace import Pace, clock
-from medperf_core.cli.text import printable
+from medperf_core.cli.text import columns, fit, printable
 from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 5.0
+BAR_WIDTH = 20
+WIDE = 110
+"""Columns of a terminal on which there is room for bars and the time so far, beside what is done and how fast."""
 
 
 class PlainDisplay:
@@ -95,7 +98,13 @@ class LiveDisplay(PlainDisplay):
                 self._task(bars, event.what)
             elif isinstance(event, Progress):
                 shown = amount(event) + speed(event, self._pace(event, time.monotonic()))
-                bars.update(self._task(bars, event.what), completed=event.done, total=event.total, amount=shown)
+                bars.update(
+                    self._task(bars, event.what),
+                    description=_described(event.what, shown, bars.console.width),
+                    completed=event.done,
+                    total=event.total,
+                    amount=shown,
+                )
                 if event.total is not None and event.done >= event.total:
                     self._drop(bars, event.what)
             else:
@@ -113,13 +122,15 @@ class LiveDisplay(PlainDisplay):
             from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
 
+            console = Console(stderr=True)
+            wide = console.width >= WIDE
             self._bars = Bars(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
+                *([BarColumn(bar_width=BAR_WIDTH)] if wide else []),
                 TextColumn("{task.fields[amount]}", markup=False),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
+                *([TimeElapsedColumn()] if wide else []),
+                console=console,
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
@@ -129,7 +140,8 @@ class LiveDisplay(PlainDisplay):
     def _task(self, bars: RichProgress, what: str) -> TaskID:
         if what not in self._tasks:
             bars.start()
-            self._tasks[what] = bars.add_task(printable(what), total=None, amount="")
+            described = _described(what, "", bars.console.width)
+            self._tasks[what] = bars.add_task(described, total=None, amount="")
         return self._tasks[what]
 
     def _drop(self, bars: RichProgress, what: str) -> None:
@@ -159,6 +171,12 @@ class LiveDisplay(PlainDisplay):
 def display(*, quiet: bool) -> PlainDisplay:
     """The display that fits standard error."""
     return LiveDisplay(quiet=quiet) if sys.stderr.isatty() else PlainDisplay(quiet=quiet)
+
+
+def _described(what: str, shown: str, width: int) -> str:
+    """What is being done, in the room that a terminal of that width leaves beside how much of it is done."""
+    others = columns(shown) + len("* ") + len("  ") + (BAR_WIDTH + len(" 0:00:00 ") if width >= WIDE else 0)
+    return fit(printable(what), max(width - others, 10))
 
 
 def words(event: Event) -> str | None:

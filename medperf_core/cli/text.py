@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_DIGITS = re.compile(r"[0-9a-f]{32,}")
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
 
 
@@ -51,6 +52,20 @@ def fold(text: str, width: int) -> list[str]:
             lines.append(head.rstrip())
         lines.append(line)
     return lines
+
+
+def fit(text: str, width: int) -> str:
+    """One line of printable text in at most ``width`` columns: long hashes are cut first, then what is in the middle,
+    because an address begins with where it leads to and ends with the file's name."""
+    if columns(text) <= width:
+        return text
+    text = _DIGITS.sub(lambda digits: f"{digits[0][:6]}…", text)
+    if columns(text) <= width:
+        return text
+    tail = max(width * 2 // 3, 0)
+    head = max(width - tail - 1, 0)
+    reversed_tail = text[::-1]
+    return f"{text[: _cut(text, head)]}…{reversed_tail[: _cut(reversed_tail, tail)][::-1]}"
 
 
 def _cut(line: str, width: int) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -97,6 +98,32 @@ class AuditHead:
     head: str = attrs.field(default=ZERO, validator=_check_hash)
 
 
+@attrs.frozen
+class _KeptHead(AuditHead):
+    """As it is in ``head.json``.
+
+    Attributes:
+        coming: number of entries that there will be once all are written that are being written; 0 if none are.
+    """
+
+    coming: int = attrs.field(default=0, validator=_check_count)
+
+
+@attrs.frozen
+class _Seen:
+    """What was checked before, so that a log of many entries is not read line by line each time.
+
+    Attributes:
+        size: bytes from the start of the log.
+        sha256: of these bytes.
+    """
+
+    size: int = 0
+    sha256: bytes = hashlib.sha256(b"").digest()
+    lines: tuple[bytes, ...] = ()
+    entries: tuple[AuditEntry, ...] = ()
+
+
 class AuditLog:
     """The log in a folder of its own. Safe to use by several processes at a time.
 
@@ -108,6 +135,7 @@ class AuditLog:
         self.folder = folder
         self._log = folder / "log.jsonl"
         self._head = folder / "head.json"
+        self._seen = _Seen()
 
     def append(self, entry: AuditEntry) -> AuditEntry:
         """Write an entry to disk and return it with number, time and link.
@@ -115,14 +143,24 @@ class AuditLog:
         Raises:
             VerificationError: the log was changed.
         """
+        return self.append_all([entry])[0]
+
+    def append_all(self, entries: Sequence[AuditEntry]) -> list[AuditEntry]:
+        """Write several entries to disk at once; see ``append``. A kill meanwhile may leave only the first of them."""
         with self._locked():
             lines, _ = self._checked()
+            head = AuditHead(len(lines), _hash(lines[-1]) if lines else ZERO)
+            if len(entries) > 1:
+                self._write_head(_KeptHead(head.count, head.head, coming=head.count + len(entries)))
             time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            entry = attrs.evolve(entry, n=len(lines) + 1, time=time, prev=_hash(lines[-1]) if lines else ZERO)
-            line = to_json(entry)
-            self._write(sum(len(old) + 1 for old in lines), line + b"\n")
-            self._write_head(AuditHead(entry.n, _hash(line)))
-        return entry
+            added, written = [], []
+            for entry in entries:
+                added.append(attrs.evolve(entry, n=head.count + 1, time=time, prev=head.head))
+                written.append(to_json(added[-1]))
+                head = AuditHead(head.count + 1, _hash(written[-1]))
+            self._write(sum(len(old) + 1 for old in lines), b"".join(line + b"\n" for line in written))
+            self._write_head(_KeptHead(head.count, head.head))
+        return added
 
     def entries(self) -> tuple[AuditEntry, ...]:
         """All entries, oldest first.
@@ -167,25 +205,29 @@ class AuditLog:
             text = self._log.read_bytes()
         except FileNotFoundError:
             text = b""
-        lines = text.split(b"\n")
-        lines.pop()  # what a kill left of a line that was being written; its submission was never sent
-        entries, prev = [], ZERO
-        for number, line in enumerate(lines, 1):
+        seen = self._seen if _sha256(text[: self._seen.size]) == self._seen.sha256 else _Seen()
+        lines, entries = list(seen.lines), list(seen.entries)
+        prev = _hash(lines[-1]) if lines else ZERO
+        *new, _ = text[seen.size :].split(b"\n")  # the last: what a kill left of a line, which was never sent
+        for number, line in enumerate(new, len(lines) + 1):
             entry = self._entry(line, number)
             if entry.n != number:
                 raise self._broken(f"line {number} is entry {entry.n}: entries were removed, put in or reordered")
             if entry.prev != prev:
                 raise self._broken(f"entry {number} does not follow the entry before it: one of them was changed")
             prev = _hash(line)
+            lines.append(line)
             entries.append(entry)
         kept = self._read_head()
         if kept.count > len(lines):
             raise self._broken(f"it ends after entry {len(lines)}, but {kept.count} were written: its end was cut off")
-        hashes = {len(lines): prev, len(lines) - 1: entries[-1].prev if entries else None}
-        if hashes.get(kept.count) != kept.head:
+        known = _hash(lines[kept.count - 1]) if kept.count else ZERO
+        if kept.head != known or len(lines) > max(kept.count + 1, kept.coming):
             raise self._broken(f"its last entries were changed or put in (its head file knows {kept.count} entries)")
-        if kept.count < len(lines):  # killed between line and head
-            self._write_head(AuditHead(len(lines), prev))
+        if kept.count < len(lines):  # killed between lines and head
+            self._write_head(_KeptHead(len(lines), prev))
+        size = sum(len(line) + 1 for line in lines)
+        self._seen = _Seen(size, _sha256(text[:size]), tuple(lines), tuple(entries))
         return lines, tuple(entries)
 
     def _entry(self, line: bytes, number: int) -> AuditEntry:
@@ -198,27 +240,27 @@ class AuditLog:
             raise self._broken(f"line {number} is not an entry as this program writes it: it was changed") from None
         return entry
 
-    def _read_head(self) -> AuditHead:
+    def _read_head(self) -> _KeptHead:
         try:
-            return from_data(json.loads(self._head.read_bytes()), AuditHead)
+            return from_data(json.loads(self._head.read_bytes()), _KeptHead)
         except FileNotFoundError:
-            return AuditHead()
+            return _KeptHead()
         except (ValueError, RecursionError, InvalidEntityError):
             raise self._broken("its head file is damaged") from None
 
-    def _write(self, at: int, line: bytes) -> None:
+    def _write(self, at: int, lines: bytes) -> None:
         new = not self._log.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(self._log, flags, 0o600), "r+b") as stream:
             stream.truncate(at)
             stream.seek(at)
-            stream.write(line)
+            stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
         if new:
             sync_folder(self.folder)
 
-    def _write_head(self, head: AuditHead) -> None:
+    def _write_head(self, head: _KeptHead) -> None:
         write_atomically(self._head, to_json(head), mode=0o600)
 
     def _broken(self, reason: str) -> VerificationError:
@@ -227,6 +269,10 @@ class AuditLog:
             hint="Nothing is sent while this is so. Keep the folder for whoever looks into it; once it is moved away, "
             "a new log begins.",
         )
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _hash(line: bytes) -> str:

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from medperf_core.cli.pace import Pace, clock
-from medperf_core.cli.progress import LiveDisplay, PlainDisplay, amount, display, speed
+from medperf_core.cli.progress import LiveDisplay, PlainDisplay, _described, amount, display, speed
+from medperf_core.cli.text import fit
 from medperf_core.plugin.events import Notice, Progress, StepFinished, StepStarted, TaskLog
 
 EVENTS = [
@@ -109,6 +110,29 @@ def test_speed_has_units() -> None:
     assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 3600, 90_000, 1e6)] == [
         "0:00", "1:00", "59:59", "1:00:00", "25:00:00", "11 days",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [10, 25, 40, 60, 79])
+def test_what_is_too_long_keeps_its_begin_and_its_end(width: int) -> None:
+    text = f"Fetching s3://bucket/{'0123456789abcdef' * 4}/weights.tar.gz"
+    shown = fit(text, width)
+    assert len(shown) <= width
+    assert shown.startswith(text[: width // 4])
+    assert shown.endswith(text[-min(width // 3, 15) :])
+
+
+def test_hashes_are_cut_before_anything_else() -> None:
+    text = f"Fetching s3://bucket/{'0123456789abcdef' * 4}/weights.tar.gz"
+    assert fit(text, 200) == text
+    assert fit(text, 60) == "Fetching s3://bucket/012345…/weights.tar.gz"
+    assert fit("wide 文字文字文字文字", 10).count("…") == 1
+
+
+def test_a_narrow_terminal_shows_speed_and_time_left() -> None:
+    what = f"Fetching s3://bucket/{'0123456789abcdef' * 4}/weights.tar.gz"
+    for width in (80, 120):
+        shown = "312.5 of 500.0 MiB, 100.7 MiB/s, 1:23:45 left"
+        assert len(_described(what, shown, width)) + len(shown) <= width - 3
 
 
 def test_a_terminal_gets_bars_and_standard_output_stays_clean(environment: dict[str, str]) -> None:

@@ -172,6 +172,48 @@ log.append(audit.AuditEntry(event="sending", action="a", target="killed", server
 """
 
 
+@pytest.mark.parametrize("instance", ["same", "new"])
+def test_several_entries_are_written_at_once(log: AuditLog, instance: str) -> None:
+    before = log.head()
+    added = log.append_all([entry(number) for number in (6, 7, 8)])
+    assert [each.n for each in added] == [6, 7, 8]
+    reader = log if instance == "same" else AuditLog(log.folder)
+    assert reader.entries()[5:] == tuple(added)
+    assert reader.verify(before, AuditHead(8, reader.head().head)).count == 8
+    assert log.append_all([]) == []
+    assert log.append(entry(9)).n == 9
+
+
+def test_what_was_checked_before_is_checked_again_if_it_changed(log: AuditLog) -> None:
+    log.verify()
+    file = log.folder / "log.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"model 2", b"model 7"))
+    with pytest.raises(VerificationError, match="does not follow"):
+        log.verify()
+
+
+def test_more_lines_than_were_announced_are_found(log: AuditLog) -> None:
+    head = log.folder / "head.json"
+    old = head.read_bytes()
+    log.append_all([entry(6), entry(7)])
+    head.write_bytes(old)
+    with pytest.raises(VerificationError, match="put in"):
+        AuditLog(log.folder).verify()
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.5, 1), (0.9, 2), (1.0, 3)])
+def test_a_kill_among_several_entries_is_recovered_from(tmp_path: Path, share: float, kept: int) -> None:
+    log = AuditLog(tmp_path / "audit")
+    log.append(entry(0))
+    code = KILLED.replace("len(line) // 2", "int(len(line) * float(sys.argv[3]))").replace("log.append(", "one = (")
+    code += "log.append_all([one] * 3)\n"
+    process = subprocess.run([sys.executable, "-c", code, str(log.folder), "in the line", str(share)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert log.head().count == 1 + kept
+    assert log.append(entry(9)).n == 2 + kept
+    assert AuditLog(log.folder).head().count == 2 + kept
+
+
 @pytest.mark.parametrize("entries_before", [0, 3])
 @pytest.mark.parametrize(("moment", "kept"), [("before head", 1), ("in the line", 0)])
 def test_a_kill_is_recovered_from(tmp_path: Path, entries_before: int, moment: str, kept: int) -> None:
