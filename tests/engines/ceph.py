@@ -53,7 +53,17 @@ rgw frontends = beast endpoint=127.0.0.1:{http}
 rgw thread pool size = 32
 rgw gc obj min wait = 10
 rgw gc processor period = 10
+rgw s3 auth use sts = true
+rgw sts key = {sts_key}
 """
+STS_KEY = "0123456789abcdef"  # as SECRET
+ROLE = "arn:aws:iam:::role/reader"
+"""Which the account may assume at the same address; it may do everything with every bucket."""
+TRUST = """\
+{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sts:AssumeRole"],
+  "Principal": {"AWS": ["arn:aws:iam:::user/test"]}}]}"""
+RIGHTS = """\
+{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:*"], "Resource": "arn:aws:s3:::*"}]}"""
 ACCOUNTS = (
     ("mon.", ("mon", "allow *")),
     ("client.admin", ("mon", "allow *", "osd", "allow *")),
@@ -93,7 +103,7 @@ class Ceph(Engine):
         fsid = self.home / "fsid"
         if not fsid.exists():
             state.write(fsid, str(uuid.uuid4()))
-        text = SETTINGS.format(home=self.home, fsid=fsid.read_text(), bytes=DISK_BYTES, **ports)
+        text = SETTINGS.format(home=self.home, fsid=fsid.read_text(), bytes=DISK_BYTES, sts_key=STS_KEY, **ports)
         state.write(self.home / "ceph.conf", text)
         if not made.exists():
             self._make_monitor(ports)
@@ -112,8 +122,14 @@ class Ceph(Engine):
     def start(self) -> dict[str, str]:
         values = super().start()
         words = ["user", "create", "--uid=test", "--display-name=test", f"--access-key={KEY}", f"--secret={SECRET}"]
+        role = ["--role-name=reader"]
+        policy = [*role, "--policy-name=all", f"--policy-doc={RIGHTS}"]
         with contextlib.suppress(processes.EngineError):  # the account is there already
-            processes.run([need("radosgw-admin"), *words], None, self.environment)
+            self._run("radosgw-admin", *words)
+        self._run("radosgw-admin", "user", "modify", "--uid=test", "--max-buckets=0")  # as many as there are tests
+        with contextlib.suppress(processes.EngineError):  # the role is there already
+            self._run("radosgw-admin", "role", "create", *role, "--path=/", f"--assume-role-policy-doc={TRUST}")
+        self._run("radosgw-admin", "role-policy", "put", *policy)
         return values
 
     def running(self, values: Mapping[str, str]) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from medperf_core.plugin import BackendContext, CancelToken, Event, FetchInfo, FetchRequest
 from medperf_storage.http import HttpStorage
@@ -69,15 +75,17 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, certificate: Path | None = None) -> None:
+    def __init__(self, certificate: Path | ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, list[Answer]] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.tunnel_to: int | None = None
         self.stopped = threading.Event()
         if certificate:
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.load_cert_chain(certificate / "server.pem", certificate / "server.key")
+            tls = certificate
+            if isinstance(tls, Path):
+                folder, tls = tls, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                tls.load_cert_chain(folder / "server.pem", folder / "server.key")
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -127,6 +135,79 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Authority:
+    """A certificate authority that gives servers of this machine whatever names a test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
+        constraints = x509.BasicConstraints(ca=True, path_length=0)
+        signed = self._sign(self._name, self._key.public_key(), constraints)
+        self.pem = folder / "ca.pem"
+        self.pem.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+
+    def server(self, *names: str) -> ssl.SSLContext:
+        """TLS with a certificate for some names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        found = self._sign(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]),
+            key.public_key(),
+            x509.SubjectAlternativeName([_san(name) for name in names]),
+        )
+        file = self.folder / f"{names[0]}.pem"
+        file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            + found.public_bytes(serialization.Encoding.PEM)
+        )
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(file)
+        return tls
+
+    def _sign(self, name: x509.Name, key: Any, extension: x509.ExtensionType) -> x509.Certificate:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=2))
+            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _san(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+@pytest.fixture(scope="session")
+def named_tls(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority for servers of any name."""
+    return Authority(tmp_path_factory.mktemp("named-tls"))
+
+
+@pytest.fixture
+def named_server(named_tls: Authority) -> Iterator[Callable[..., Server]]:
+    """Makes a server that speaks TLS under some names."""
+    made: list[Server] = []
+
+    def make(*names: str) -> Server:
+        made.append(Server(named_tls.server(*names)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
 @pytest.fixture
 def tls_server(authority: Path) -> Iterator[Server]:
     server = Server(authority)
@@ -156,7 +237,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only those that a test sets."""
+    """No proxies and authorities but those that a test sets."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("http", "https", "all", "no"):
         monkeypatch.delenv(f"{name}_proxy", raising=False)
         monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)

@@ -102,7 +102,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are large enough, and patience is short."""
     monkeypatch.setattr(http, "WATCHED_SECONDS", 0.05)
     monkeypatch.setattr(http, "WORTH_MORE", 100_000)
-    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
+    monkeypatch.setattr(http, "BLOCK", BLOCK)
     monkeypatch.setattr(blocks, "CHUNK", 3000)
 
 
@@ -308,10 +308,10 @@ def test_one_part_that_does_not_come_holds_the_others_up(server: Server, client:
     thread = threading.Thread(target=work)
     thread.start()
     assert stalled.waits.wait(10)
-    while len(stalled.slow.parts) < blocks.WINDOW - 1:
+    while len(stalled.slow.parts) < http.WINDOW - 1:
         assert not server.stopped.wait(0.01)
     assert not server.stopped.wait(0.3)
-    assert max(first for first, _ in stalled.slow.parts) < stalled.first + blocks.WINDOW * BLOCK
+    assert max(first for first, _ in stalled.slow.parts) < stalled.first + http.WINDOW * BLOCK
     token.cancel()
     thread.join(10)
     assert not thread.is_alive() and failures

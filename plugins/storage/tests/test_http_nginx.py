@@ -22,7 +22,7 @@ from medperf_core.plugin import BackendContext, Event, Notice
 from medperf_core.plugin.testing.relay import Relay
 from medperf_core.site.cache import Cache, Kind
 from medperf_core.site.fetch import Fetched, Fetcher, Origin
-from medperf_storage import blocks, http
+from medperf_storage import http
 from medperf_storage.blocks import Blocks
 from medperf_storage.http import HttpStorage
 from medperf_storage.settings import HttpSettings
@@ -122,7 +122,7 @@ def test_ten_cuts_of_several_connections_cost_no_bytes(
     monkeypatch.setattr(http, "WATCHED_SECONDS", 0.02)
     monkeypatch.setattr(http, "SLOW", 1 << 60)
     monkeypatch.setattr(http, "WORTH_MORE", 1 << 20)
-    monkeypatch.setattr(blocks, "BLOCK", 1 << 20)
+    monkeypatch.setattr(http, "BLOCK", 1 << 20)
     door.put()
     client.settings = HttpSettings(pause=0.0)
     made: list[Blocks] = []
@@ -138,7 +138,7 @@ def test_ten_cuts_of_several_connections_cost_no_bytes(
 def test_throttled_connections_are_joined_by_more(door: Door, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WATCHED_SECONDS", 0.1)
     monkeypatch.setattr(http, "WORTH_MORE", 1 << 20)
-    monkeypatch.setattr(blocks, "BLOCK", 1 << 20)
+    monkeypatch.setattr(http, "BLOCK", 1 << 20)
     door.put()
     assert client.fetch(door.url("throttled/")).joined
     assert (client.sink.data, client.sink.restarts) == (CONTENT, 0)

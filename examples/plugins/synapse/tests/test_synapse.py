@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+import requests
 
 from medperf_core.errors import ConfigurationError, TransferError
 from medperf_core.plugin import BackendContext, FetchRequest, StoragePlugin
@@ -95,8 +97,6 @@ def context(folder: Path, token: str = TOKEN) -> BackendContext:
 class TestContract(StorageContract):
     @pytest.fixture
     def plugin(self) -> StoragePlugin:
-        import attrs
-
         (plugin,) = medperf_storages()
 
         def make(settings: SynapseSettings, site: BackendContext) -> Any:
@@ -148,11 +148,45 @@ def test_where_no_file_is_fetched_from(located: str, plugin: StoragePlugin, syna
     assert "5e1f" not in str(caught.value) and len(synapse.seen) == 1
 
 
+def test_an_endless_address_is_not_cut(plugin: StoragePlugin, synapse: Synapse, tmp_path: Path) -> None:
+    synapse.files["a"] = b"weights"
+    synapse.located = f"http://127.0.0.1:{synapse.server_port}/bucket/0?{SIGNATURE}&{'x' * (1 << 14)}"
+    with pytest.raises(TransferError, match="endless"):
+        fetch(plugin, synapse, context(tmp_path))
+    assert len(synapse.seen) == 1
+
+
+def test_the_environment_does_not_go_before_the_profile(
+    plugin: StoragePlugin, synapse: Synapse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in whom is trusted nor in the proxy; and this machine is asked through none."""
+    synapse.files["a"] = b"weights"
+    used: list[tuple[Any, Any]] = []
+    real = requests.Session.send
+
+    def send(session: requests.Session, request: Any, **words: Any) -> Any:
+        used.append((words["verify"], dict(words["proxies"])))
+        return real(session, request, **words)
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    for name in ("other", "profile"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other"))
+    for scheme in ("http", "https", "all"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    site = attrs.evolve(context(tmp_path), ca_bundle=tmp_path / "profile")
+    assert fetch(plugin, synapse, site) == b"weights"
+    assert used == [(str(tmp_path / "profile"), {})] * 2
+    assert fetch(plugin, synapse, context(tmp_path)) == b"weights"
+    assert used[2:] == [(str(tmp_path / "other"), {})] * 2
+
+
 def test_a_number_that_nobody_has(plugin: StoragePlugin, synapse: Synapse, tmp_path: Path) -> None:
     with pytest.raises(TransferError, match=r"synapse:syn7.*404"):
         fetch(plugin, synapse, context(tmp_path), "synapse:syn7")
 
 
 def test_a_token_is_not_sent_in_the_open(plugin: StoragePlugin, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="plain http"):
-        plugin.make(SynapseSettings(endpoint="http://synapse.example"), context(tmp_path))
+    for endpoint in ("http://synapse.example", "http://192.168.1.5", "http://10.0.0.1:8080"):
+        with pytest.raises(ConfigurationError, match="plain http"):
+            plugin.make(SynapseSettings(endpoint=endpoint), context(tmp_path))

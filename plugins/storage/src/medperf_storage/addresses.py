@@ -1,24 +1,25 @@
-"""Which addresses may be reached: the rules, and connections that hold them against what a name resolved to."""
+"""Which addresses may be reached."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import attrs
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+from medperf_core.plugin.network import Ip, embedded_ipv4, is_local_name
+from medperf_core.plugin.network import is_local as is_local
+from medperf_core.plugin.network import written_ip as written_ip
+
 _METADATA = ipaddress.IPv6Address("fd00:ec2::254")
 
 
 class AddressRefused(Exception):
-    """Why a host may not be reached, as the end of a sentence about it."""
+    """Why a host may not be reached, as the end of a sentence about it; ``plain`` if it is for want of encryption."""
+
+    def __init__(self, reason: str, *, plain: bool = False) -> None:
+        super().__init__(reason)
+        self.plain = plain
 
 
 @attrs.frozen
@@ -47,7 +48,7 @@ class AddressRules:
         elif is_local_name(host):
             self._check_local()
         elif not self.encrypted and not self.allow_plain:
-            raise AddressRefused("is plain http to another machine, which everybody on the way can read and change")
+            raise _plain()
 
     def check_ip(self, ip: Ip) -> None:
         """Check an address that a connection reaches.
@@ -55,7 +56,7 @@ class AddressRules:
         Raises:
             AddressRefused: it may not be reached.
         """
-        inner = _embedded_ipv4(ip)
+        inner = embedded_ipv4(ip)
         for each in (ip, inner) if inner else (ip,):
             if each.is_link_local or each == _METADATA:
                 raise AddressRefused(f"leads to {ip}, a link-local address, which no file is fetched from")
@@ -63,7 +64,7 @@ class AddressRules:
                 self._check_local()
                 return
         if not self.encrypted and not self.allow_plain:
-            raise AddressRefused("is plain http to another machine, which everybody on the way can read and change")
+            raise _plain()
 
     def check_resolved(self, host: str) -> None:
         """Check what a host resolves to here, if it does; for a request that a proxy will make.
@@ -83,74 +84,6 @@ class AddressRules:
             raise AddressRefused("leads to this machine (loopback), which only an address typed here may")
 
 
-def written_ip(host: str) -> Ip | None:
-    """The IP address that a host is written as, in any of the forms that connections understand; None for a name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        pass
-    try:
-        return ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f000001, 2130706433
-    except OSError:
-        return None
-
-
-def is_local_name(host: str) -> bool:
-    """Whether a host is this machine by its name."""
-    name = host.rstrip(".").lower()
-    return name == "localhost" or name.endswith(".localhost")
-
-
-def is_local(host: str) -> bool:
-    """Whether a host is this machine as it is written."""
-    ip = written_ip(host)
-    if ip is None:
-        return is_local_name(host)
-    return any(each.is_loopback or each.is_unspecified for each in (ip, _embedded_ipv4(ip)) if each)
-
-
-def _embedded_ipv4(ip: Ip) -> ipaddress.IPv4Address | None:
-    if isinstance(ip, ipaddress.IPv4Address):
-        return None
-    if ip in _NAT64:
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped
-
-
-class GuardedAdapter(HTTPAdapter):
-    """Checks whom each direct connection reached, before the first byte is sent. A name can resolve to anything,
-    and to something else when it is asked again, so a look at the name or a look-up beforehand is not enough."""
-
-    def __init__(self, rules: AddressRules) -> None:
-        self.rules = rules
-        super().__init__(max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self.rules.check_ip)
-
-
-def _guarded_pools(check: Callable[[Ip], None]) -> dict[str, type[HTTPConnectionPool]]:
-    def checked(connected: socket.socket) -> socket.socket:
-        try:
-            check(ipaddress.ip_address(connected.getpeername()[0]))
-        except BaseException:
-            connected.close()
-            raise
-        return connected
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return checked(super()._new_conn())
-
-    class Encrypted(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return checked(super()._new_conn())
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(HTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    return {"http": PlainPool, "https": EncryptedPool}
+def _plain() -> AddressRefused:
+    words = "is plain http to another machine, which everybody on the way can read and change"
+    return AddressRefused(words, plain=True)

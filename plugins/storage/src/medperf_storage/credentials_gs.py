@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from medperf_core.errors import AuthenticationError, ConfigurationError
+from medperf_core.errors import AuthenticationError, ConfigurationError, MedperfError
+from medperf_storage.credential_services import TIMEOUTS, ServiceSession, hush, not_asked
+from medperf_storage.reasons import reason_of
 
 if TYPE_CHECKING:
     from medperf_core.plugin import BackendContext
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
 
 EXTRA = "pip install 'medperf-storage[gs]'"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-_TIMEOUT = 60.0
+OPT_IN = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES"
+"""Variable of Google's own that has to be 1 before a program is asked for credentials."""
+
+_CODES = ("invalid_grant", "invalid_client", "invalid_request", "invalid_scope", "unauthorized_client", "access_denied")
 
 
 @attrs.frozen
@@ -30,10 +36,12 @@ class Asker:
     Attributes:
         token: gives a bearer token that is valid now; None to ask without any.
         source: in words, for messages.
+        renew: gets another for a token that a server no longer takes; whether there is one.
     """
 
     token: Callable[[], str] | None
     source: str
+    renew: Callable[[str], bool] = lambda refused: False
 
 
 def find(bucket: str, settings: GcsSettings, context: BackendContext) -> Asker:
@@ -54,29 +62,46 @@ def find(bucket: str, settings: GcsSettings, context: BackendContext) -> Asker:
         import google.auth
     except ImportError:
         return _none()
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
-
+    hush("google.auth")
+    source = "the application default credentials of Google"
     try:
-        # With scopes from the start, the library would ask yet another service for a project that is not needed.
-        found, _ = google.auth.default(request=_request(context))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a person's login counts towards no project's quota
+            # With scopes from the start, the library would ask yet another service for a project that is not needed.
+            found, _ = google.auth.default(request=_request(context))
         library: Any = import_module("google.auth.credentials")
         credentials = library.with_scopes_if_required(found, [SCOPE])
-    except DefaultCredentialsError:
-        if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-            raise _unusable("the file that GOOGLE_APPLICATION_CREDENTIALS names") from None
+    except MedperfError:
+        raise
+    except Exception as error:  # those of files that hold nonsense are of all kinds
+        file = _file()
+        if file:
+            raise _unusable(file, error) from None
+        if type(error).__name__ != "DefaultCredentialsError":
+            raise _unusable(source, error) from None
         return Asker(
             None,
             "no credentials were found: none stored here, no application default credentials, no metadata service",
         )
-    except (GoogleAuthError, OSError, ValueError):
-        raise _unusable("the application default credentials of Google") from None
-    return Asker(_Tokens(credentials, context), "the application default credentials of Google")
+    return _changing(credentials, context, source)
+
+
+def _changing(credentials: Any, context: BackendContext, source: str) -> Asker:
+    tokens = _Tokens(credentials, context, source)
+    return Asker(tokens, source, tokens.renew)
+
+
+def _file() -> str:
+    """The file that application default credentials are in, in words; "" if there is none."""
+    if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return "the file that GOOGLE_APPLICATION_CREDENTIALS names"
+    folder = Path(os.environ.get("CLOUDSDK_CONFIG") or "~/.config/gcloud").expanduser()
+    file = folder / "application_default_credentials.json"
+    return f"the file {file}" if file.exists() else ""
 
 
 def _none() -> Asker:
-    folder = Path(os.environ.get("CLOUDSDK_CONFIG") or "~/.config/gcloud").expanduser()
-    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if given or (folder / "application_default_credentials.json").exists():
+    if _file():
         raise ConfigurationError(
             "This account has application default credentials of Google, which need the library of Google.",
             hint=f"Install it with: {EXTRA}",
@@ -102,9 +127,10 @@ def _stored(name: str, stored: Mapping[str, str], context: BackendContext) -> As
             ) from None
         try:
             made = accounts.Credentials.from_service_account_info(json.loads(text), scopes=[SCOPE])
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise _unusable(source) from None
-        return Asker(_Tokens(made, context), source)
+        except Exception as error:  # as above
+            raise _unusable(source, error) from None
+        hush("google.auth")
+        return _changing(made, context, source)
     raise ConfigurationError(
         f"The credentials that are stored here as {name} have neither access_token nor service_account.",
         hint="Store one of the two; service_account is the text of a service account's JSON file.",
@@ -112,40 +138,66 @@ def _stored(name: str, stored: Mapping[str, str], context: BackendContext) -> As
 
 
 class _Tokens:
-    """Tokens of credentials that have to be fetched anew from time to time."""
+    """Tokens of credentials that have to be fetched anew from time to time. Safe to use from several threads."""
 
-    def __init__(self, credentials: Any, context: BackendContext) -> None:
+    def __init__(self, credentials: Any, context: BackendContext, source: str) -> None:
         self._credentials = credentials
         self._context = context
+        self._source = source
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
-        from google.auth.exceptions import GoogleAuthError
+        with self._lock:
+            if not self._credentials.valid:
+                self._refresh()
+            return str(self._credentials.token)
 
+    def renew(self, refused: str) -> bool:
+        """Fetch another token, unless somebody else did already; whether it is another one."""
+        with self._lock:
+            if self._credentials.token == refused:
+                self._refresh()
+            return bool(self._credentials.token != refused)
+
+    def _refresh(self) -> None:
         try:
-            with self._lock:
-                if not self._credentials.valid:
-                    self._credentials.refresh(_request(self._context))
-                return str(self._credentials.token)
-        except (GoogleAuthError, OSError, ValueError) as error:
-            raise _unusable(f"the credentials of Google ({type(error).__name__})") from None
+            self._credentials.refresh(_request(self._context))
+        except MedperfError:
+            raise
+        except Exception as error:  # those of answers that hold nonsense are of all kinds
+            raise _unusable(self._source, error) from None
 
 
 def _request(context: BackendContext) -> Any:
     """How tokens are fetched: through the proxy and with the authorities of this site."""
-    import requests
     from google.auth.transport.requests import Request
 
-    session = requests.Session()
-    session.proxies.update(context.proxies)
-    if context.ca_bundle is not None:
-        session.verify = str(context.ca_bundle)
-    return Request(session)
+    return Request(ServiceSession(context))
 
 
-def _unusable(what: str) -> AuthenticationError:
+def _unusable(what: str, error: Exception | None = None) -> MedperfError:
+    """The error for credentials that cannot be used."""
+    if error is not None and type(error).__name__ == "TransportError":
+        return not_asked("The service that gives Google's tokens", reason_of(error, *TIMEOUTS))
+    if OPT_IN in str(error):
+        return ConfigurationError(
+            f"{what[:1].upper()}{what[1:]} cannot be used: a program gives them, which the library of Google runs only "
+            "if it is allowed to.",
+            hint=f"If you trust that program, set {OPT_IN}=1.",
+        )
     # What a library says about a key or a token's server can hold parts of it.
+    kind = _code(error) or type(error).__name__ if error is not None else ""
     return AuthenticationError(
-        f"{what[:1].upper()}{what[1:]} cannot be used.",
-        hint="See what `gcloud auth application-default print-access-token` says, and log in there again.",
+        f"{what[:1].upper()}{what[1:]} cannot be used{f' ({kind})' if kind else ''}.",
+        hint="See what `gcloud auth application-default print-access-token` says, and log in again with: "
+        "gcloud auth application-default login",
     )
+
+
+def _code(error: Exception) -> str:
+    """The service's word for what is wrong, if it is one of OAuth; anything else could be a secret."""
+    for each in error.args:
+        found = each.get("error") if isinstance(each, dict) else None
+        if found in _CODES:
+            return str(found)
+    return ""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from medperf_core.errors import AuthenticationError, ConfigurationError
+from medperf_core.errors import AuthenticationError, ConfigurationError, MedperfError
+from medperf_storage.credential_services import AwsSender, hush
 from medperf_storage.sigv4 import Key
 
 if TYPE_CHECKING:
@@ -26,7 +27,36 @@ _ELSEWHERE = {
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "a container's role",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI": "a container's role",
 }
-_NEEDS_MORE = ("role_arn", "sso_session", "sso_start_url", "credential_process", "web_identity_token_file")
+_LOGIN_AGAIN = {
+    "SSOTokenLoadError": "aws sso login",
+    "UnauthorizedSSOTokenError": "aws sso login",
+    "TokenRetrievalError": "aws sso login",
+    "LoginTokenLoadError": "aws login",
+    "LoginRefreshRequired": "aws login",
+}
+_CODES = (
+    "AccessDenied",
+    "AccessDeniedException",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "ForbiddenException",
+    "IDPCommunicationError",
+    "IDPRejectedClaim",
+    "InvalidClientTokenId",
+    "InvalidIdentityToken",
+    "RegionDisabledException",
+    "ResourceNotFoundException",
+    "SignatureDoesNotMatch",
+    "ValidationError",
+)
+_NEEDS_MORE = (
+    "login_session",
+    "role_arn",
+    "sso_session",
+    "sso_start_url",
+    "credential_process",
+    "web_identity_token_file",
+)
 
 
 @attrs.frozen
@@ -36,10 +66,12 @@ class Asker:
     Attributes:
         key: gives the keys that are valid now; None to ask without any.
         source: in words, for messages: "the variables AWS_ACCESS_KEY_ID and ...".
+        renew: gets others for keys that a server no longer takes; whether there are any.
     """
 
     key: Callable[[], Key] | None
     source: str
+    renew: Callable[[Key], bool] = lambda refused: False
 
 
 class AwsFiles:
@@ -105,18 +137,26 @@ def _of_tools(settings: S3Settings, context: BackendContext) -> Asker:
         sessions = import_module("botocore.session")
     except ImportError:
         return _plain(settings)
+    hush("botocore")
     files = "the AWS configuration files, a role or the metadata service"
-    failures = _failures()
-    try:
-        session = sessions.Session(profile=settings.profile)
-        if context.ca_bundle is not None:
-            session.set_config_variable("ca_bundle", str(context.ca_bundle))
-        found = session.get_credentials()
-    except failures as error:
-        raise _unusable(error) from None
+
+    def look() -> Any:
+        try:
+            session = sessions.Session(profile=settings.profile)
+            session.register("before-send", AwsSender(context))
+            return session.get_credentials()
+        except MedperfError:
+            raise
+        except Exception as error:  # the library's own have no common class, and hold what services answered
+            raise _unusable(error, settings) from None
+
+    found = look()
     if found is None:
         return Asker(None, f"no credentials were found: none stored here, none in variables, none from {files}")
-    return Asker(_Frozen(found), f"the credentials of AWS ({found.method})")
+    source = f"the credentials of AWS ({found.method})"
+    keys = _Changing(found, look, settings)
+    # Whoever gives them may be asked again, even for those that do not tell when they expire.
+    return Asker(keys, source, keys.renew)
 
 
 @attrs.frozen
@@ -129,27 +169,42 @@ class _Fixed:
         return self._key
 
 
-class _Frozen:
-    """Keys that may change while they are used, such as those of a role."""
+class _Changing:
+    """Keys that may change while they are used, such as those of a role. Safe to use from several threads.
 
-    def __init__(self, credentials: Any) -> None:
+    Args:
+        credentials: of the library of AWS, which fetches others in time.
+        look: looks for credentials from the beginning.
+    """
+
+    def __init__(self, credentials: Any, look: Callable[[], Any], settings: S3Settings) -> None:
         self._credentials = credentials
+        self._look = look
+        self._settings = settings
         self._lock = threading.Lock()
 
     def __call__(self) -> Key:
-        failures = _failures()
+        with self._lock:
+            return self._now()
+
+    def renew(self, refused: Key) -> bool:
+        """Look for credentials again, unless somebody else did already; whether they are others now."""
+        with self._lock:
+            if self._now() == refused:
+                found = self._look()
+                if found is None:
+                    return False
+                self._credentials = found
+            return self._now() != refused
+
+    def _now(self) -> Key:
         try:
-            with self._lock:
-                found = self._credentials.get_frozen_credentials()
-        except failures as error:
-            raise _unusable(error) from None
+            found = self._credentials.get_frozen_credentials()
+        except MedperfError:
+            raise
+        except Exception as error:
+            raise _unusable(error, self._settings) from None
         return Key(found.access_key, found.secret_key, found.token or "")
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What the library of AWS raises. It has no types."""
-    exceptions = import_module("botocore.exceptions")
-    return exceptions.BotoCoreError, exceptions.ClientError, OSError, ValueError
 
 
 def _plain(settings: S3Settings) -> Asker:
@@ -177,12 +232,36 @@ def _plain(settings: S3Settings) -> Asker:
     )
 
 
-def _unusable(error: Exception) -> AuthenticationError:
+def _unusable(error: Exception, settings: S3Settings) -> MedperfError:
+    """The error for credentials that the library of AWS does not give."""
+    if isinstance(error.__cause__, MedperfError):
+        return error.__cause__
+    kind = type(error).__name__
+    profile = AwsFiles(settings.profile).profile
+    if kind == "ProfileNotFound":
+        return ConfigurationError(
+            f"The AWS configuration files have no profile {profile}.",
+            hint="Correct s3.profile, AWS_PROFILE or the files.",
+        )
+    if kind == "MissingDependencyException":
+        return ConfigurationError(
+            "The AWS credentials of this account come from `aws login`, which needs one more library.",
+            hint="Install it with: pip install 'botocore[crt]'",
+        )
     # The text of these errors can hold what a program or service answered, so only their kind is told.
+    hint = "See what `aws sts get-caller-identity` says."
+    if kind in _LOGIN_AGAIN:
+        hint = f"Log in there again: {_LOGIN_AGAIN[kind]}{'' if profile == 'default' else f' --profile {profile}'}"
     return AuthenticationError(
-        f"The AWS credentials of this account cannot be used ({type(error).__name__}).",
-        hint="See what `aws sts get-caller-identity` says; after a while, SSO needs a new `aws sso login`.",
+        f"The AWS credentials of this account cannot be used ({_code(error) or kind}).", hint=hint
     )
+
+
+def _code(error: Exception) -> str:
+    """The service's word for what is wrong, if it is a usual one; anything else could be a secret."""
+    response = getattr(error, "response", None)
+    found = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return found if found in _CODES else ""
 
 
 def _read(path: Path) -> configparser.RawConfigParser:

@@ -5,18 +5,16 @@ https://cloud.google.com/storage/docs/json_api
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import requests
+import attrs
 
 from medperf_core.errors import ConfigurationError, TransferError
 from medperf_core.plugin.storage import PutRequest, Stored
@@ -24,10 +22,12 @@ from medperf_storage.addresses import is_local
 from medperf_storage.credentials_gs import Asker, find
 from medperf_storage.object_http import Call, Connections, Refusal
 from medperf_storage.object_urls import ObjectUrl, check_endpoint
-from medperf_storage.objects import BucketStorage, Remote, taken
-from medperf_storage.uploads import Body, Sent, Source
+from medperf_storage.objects import NOT_UPLOADED, BucketStorage, Found, Remote, access_hint, refused, taken
+from medperf_storage.uploads import Body, Memory, Sent, Source
 
 if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse as Response
+
     from medperf_core.plugin import BackendContext
     from medperf_storage.object_settings import GcsSettings
 
@@ -63,14 +63,18 @@ class GcsStorage(BucketStorage):
         self._settings = settings
         self._endpoint = endpoint_of(settings)
         self._local = is_local(urlsplit(self._endpoint).hostname or "")
-        self._connections = Connections(context, settings, local=self._local)
+        self._connections = Connections(context, settings, local=self._endpoint != ENDPOINT)
         self._askers: dict[str, Asker] = {}
+        self._memory = Memory()
         self._lock = threading.Lock()
 
     def public_url(self, url: str) -> str | None:
         address = self.address(url)
         found = f"{self._endpoint}/{address.bucket}/{address.quoted_key}"
         return found if found.startswith("https:") else None
+
+    def anonymous(self) -> GcsStorage:
+        return GcsStorage(attrs.evolve(self._settings, anonymous=True, user_project=None), self.context)
 
     def remote(self, url: ObjectUrl) -> GcsObject:
         with self._lock:
@@ -83,42 +87,52 @@ class GcsStorage(BucketStorage):
                 "use it.",
                 hint="Use an https endpoint, or set gs.anonymous.",
             )
-        return GcsObject(url, self._connections, self._endpoint, asker, self._settings.user_project)
+        return GcsObject(url, self._connections, self._endpoint, asker, self._settings.user_project, self._memory)
 
 
 class GcsObject(Remote):
     """One object of Google Cloud Storage. Its version is its generation."""
 
+    list_right = "the right storage.objects.list"
+
     def __init__(
-        self, url: ObjectUrl, connections: Connections, endpoint: str, asker: Asker, user_project: str | None
+        self,
+        url: ObjectUrl,
+        connections: Connections,
+        endpoint: str,
+        asker: Asker,
+        user_project: str | None,
+        memory: Memory,
     ) -> None:
-        super().__init__(url, connections)
+        super().__init__(url, connections, memory)
         self._endpoint = endpoint
         self._asker = asker
         self._headers = {"x-goog-user-project": user_project} if user_project else {}
         self._bucket = f"storage/v1/b/{quote(url.bucket, safe='')}/o"
 
-    @contextmanager
-    def open(self, start: int, end: int, version: str) -> Iterator[requests.Response]:
+    def open(self, start: int, end: int, version: str) -> Response:
         generation = version or self.url.version
         query = "?alt=media" + (f"&generation={quote(generation, safe='')}" if generation else "")
-        call = self.call("GET", self._object + query, {"Range": f"bytes={start}-{end - 1}"})
-        with self.connections.answer(call) as response:
-            yield response
+        return self.answer("GET", self._object + query, {"Range": f"bytes={start}-{end - 1}"})
 
-    def version_of(self, response: requests.Response) -> str:
+    def version_of(self, response: Response) -> str:
         found = response.headers.get("x-goog-generation", "")
         return found if _NUMBER.fullmatch(found) else ""
 
-    def look(self) -> Stored | None:
+    @property
+    def heeds_conditions(self) -> bool:
+        return self._endpoint == ENDPOINT
+
+    def found(self) -> Found | None:
         query = f"?generation={self.url.version}" if self.url.version else ""
         try:
-            data, _ = self.connections.reply(self.call("GET", self._object + query))
+            data, _ = self.reply("GET", self._object + query)
         except Refusal as refusal:
             if refusal.status == 404:
                 return None
             raise
-        return self.stored(data)
+        metadata = self._fields(data).get("metadata")
+        return Found(self.stored(data), str(metadata.get("sha256", "")) if isinstance(metadata, dict) else "")
 
     def stored(self, reply: bytes) -> Stored:
         """What the server says of an object, checked."""
@@ -137,14 +151,22 @@ class GcsObject(Remote):
         hint = "Ask the bucket's owner, and check the setting gs.endpoint."
         if refusal.status == 404:
             hint = "Check bucket and key for typing errors, or ask its owner where the file is now."
+            if what == NOT_UPLOADED:
+                hint = f"There is no bucket {self.url.bucket} at this server; check the name and gs.endpoint."
         elif refusal.status in (400, 401, 403):
-            hint = (
-                f"It was asked for with {self._asker.source}."
-                if self._asker.token
-                else f"It was asked for anonymously: {self._asker.source}."
-            )
-            hint += " Ask the bucket's owner for access, or to let everybody read it."
-        return TransferError(f"{self.url} {what}: {refusal}.", hint=hint)
+            hint = access_hint(self.url, what, self._asker.source, anonymous=self._asker.token is None)
+        return refused(self.url, what, refusal, hint)
+
+    def has_bucket(self) -> bool:
+        try:
+            self.reply("GET", f"{self._endpoint}/{self._bucket.removesuffix('/o')}?fields=name")
+        except Refusal as refusal:
+            return refusal.status != 404
+        return True
+
+    @property
+    def server(self) -> str:
+        return self._endpoint
 
     def put(self, request: PutRequest, on_bytes: Callable[[int], None]) -> Stored:
         with Source(request) as source:
@@ -152,60 +174,79 @@ class GcsObject(Remote):
                 from medperf_storage.gcs_resumable import Resumable
 
                 return Resumable(self, request, source, on_bytes).run()
-            data = source.read(request.size)
-        sent, attempts = Sent(on_bytes), 0
-        boundary = request.sha256[:32]
+            with self.memory.held(request.size, self.connections.context.cancel):
+                return self._put_small(request, source.read(request.size), Sent(on_bytes))
+
+    def _put_small(self, request: PutRequest, data: bytes, sent: Sent) -> Stored:
+        what = f"{self.url} could not be uploaded"
+        boundary = request.sha256.lower()[:32]
         while boundary.encode() in data:
             boundary = hashlib.sha256(boundary.encode()).hexdigest()[:32]
-        before = "\r\n".join(
-            [
-                f"--{boundary}\r\nContent-Type: application/json\r\n",
-                json.dumps({"name": self.url.key}),
-                f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n",
-            ]
-        ).encode()
-        after = f"\r\n--{boundary}--\r\n".encode()
-        content = before + data + after
+        before = (
+            f"--{boundary}\r\nContent-Type: application/json\r\n\r\n".encode()
+            + self.metadata(request)
+            + f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
+        )
+        body = Body(data, sent, telling=True, before=before, after=f"\r\n--{boundary}--\r\n".encode())
         headers = {"Content-Type": f"multipart/related; boundary={boundary}"}
+        address = self.upload_address("multipart")
 
         def send() -> Stored:
-            nonlocal attempts
-            attempts += 1
-            address = self.upload_address("multipart")
-            try:
-                body = Body(content, sent, telling=True, before=len(before), after=len(after))
-                reply, _ = self.connections.reply(self.call("POST", address, headers, body))
-            except Refusal as refusal:
-                if refusal.status == 412 and attempts > 1:  # perhaps by ourselves, and the answer was lost
-                    found = self._same(data)
-                    if found is not None:
-                        return found
-                raise
+            reply, _ = self.reply("POST", address, headers, body)
             return self.stored(reply)
 
-        return self.connections.patiently(f"{self.url} could not be uploaded", send)
+        self.check_free(what, request)
+        return self.surely(what, request, send)
 
-    def _same(self, data: bytes) -> Stored | None:
-        reply, _ = self.connections.reply(self.call("GET", self._object))
-        wanted = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        return self.stored(reply) if self._fields(reply).get("md5Hash") == wanted else None
+    def metadata(self, request: PutRequest) -> bytes:
+        """What an upload says of its object; the SHA-256 tells our own from somebody else's."""
+        return json.dumps({"name": self.url.key, "metadata": {"sha256": request.sha256.lower()}}).encode()
 
     def upload_address(self, kind: str) -> str:
         """Where an upload begins that fails if something is at the address."""
         name = "" if kind == "multipart" else f"&name={quote(self.url.key, safe='')}"
         return f"{self._endpoint}/upload/{self._bucket}?uploadType={kind}&ifGenerationMatch=0{name}"
 
+    def reply(
+        self, method: str, url: str, headers: dict[str, str] | None = None, body: Any = b""
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """The whole of a short answer, and its headers; raises as ``Connections.answer`` does."""
+        call = self.call(method, url, headers, body)
+        try:
+            return self.connections.reply(call)
+        except Refusal as refusal:
+            if not self.renew(call, refusal):
+                raise
+            return self.connections.reply(self.call(method, url, headers, body))
+
+    def answer(self, method: str, url: str, headers: dict[str, str], also: int = 200) -> Response:
+        """An answer, its body not yet read; as ``Connections.answer`` gives it."""
+        call = self.call(method, url, headers)
+        try:
+            return self.connections.answer(call, also)
+        except Refusal as refusal:
+            if not self.renew(call, refusal):
+                raise
+            return self.connections.answer(self.call(method, url, headers), also)
+
+    def renew(self, call: Call, refusal: Refusal) -> bool:
+        """Get another token for a request whose token is no longer taken; whether there is one."""
+        token = call.headers.get("Authorization", "").removeprefix("Bearer ")
+        return bool(token) and refusal.status == 401 and self._asker.renew(token)
+
     def call(self, method: str, url: str, headers: dict[str, str] | None = None, body: Any = b"") -> Call:
         """A request with whoever asks."""
         sent = {**self._headers, **(headers or {})}
+        if isinstance(body, Body):
+            body.rewind()
         if self._asker.token is not None:
             sent["Authorization"] = f"Bearer {self._asker.token()}"
-        return Call(method, url, sent, body)
+        return Call(method, url, sent, body, str(self.url))
 
     @property
-    def endpoint(self) -> str:
-        """The server, without a slash at its end."""
-        return self._endpoint
+    def address(self) -> str:
+        """Where it is, for this site; tells one server's buckets from another's."""
+        return self._object
 
     @property
     def _object(self) -> str:

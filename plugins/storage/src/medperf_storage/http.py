@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import attrs
-import requests
 import urllib3
 
-from medperf_core.errors import ConfigurationError, TransferError
-from medperf_core.plugin import FetchInfo, FetchRequest, Notice, Storage, StoragePromise
-from medperf_storage.asking import Asker, Passing, Target
-from medperf_storage.blocks import Blocks
+from medperf_core.errors import ConfigurationError, MedperfError, TransferError
+from medperf_core.plugin import FetchInfo, FetchRequest, Storage, StoragePromise
+from medperf_storage.asking import Asker, Target
+from medperf_storage.blocks import Blocks, PartsError, Plan
 from medperf_storage.ranges import asking_for, is_version, part_size, strong_version, whole_size
+from medperf_storage.retrying import Passing, Patience, check_limits
 
 if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse as Response
+
     from medperf_core.plugin import BackendContext, Sink
     from medperf_storage.settings import HttpSettings
 
 CHUNK = 1 << 18  # larger pieces would come from fresh memory each time
-MAX_PAUSE = 30.0
+MAX_PARALLEL = 8
 MAX_CONNECTIONS = 1000
 """In one fetch; who breaks off that often does not want to send the file."""
+BLOCK = 4 << 20
+"""Bytes that are asked for at once, where there are several connections."""
+WINDOW = 8
+"""Blocks that may wait in memory."""
 SLOW = 60 << 20
 """Bytes per second; a connection that brings less may be held back, and more of them may bring more."""
 WATCHED_SECONDS = 2.0
@@ -75,15 +82,13 @@ class HttpStorage(Storage):
     )
 
     def __init__(self, settings: HttpSettings, context: BackendContext) -> None:
-        times = settings.connect_timeout, settings.read_timeout
-        if min(times) <= 0 or min(settings.attempts, settings.connections) < 1 or settings.pause < 0:
-            raise ConfigurationError(
-                "The http settings must be time-outs above 0, 1 or more attempts and connections, and a pause of 0 "
-                "or more."
-            )
+        check_limits(settings)
+        if not 1 <= settings.connections <= MAX_PARALLEL:
+            raise ConfigurationError(f"Between 1 and {MAX_PARALLEL} connections can fetch a file.")
         self._settings = settings
         self._context = context
         self._asker = Asker(settings, context, self.redact)
+        self._place = threading.Lock()
 
     def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
         start = self._asker.first(request.url, request.allow_local)
@@ -93,29 +98,21 @@ class HttpStorage(Storage):
         transfer = _Transfer(
             start, request.max_bytes, version, resume=not request.whole, alone=self._settings.connections == 1
         )
-        tries = 0
-        for _ in range(MAX_CONNECTIONS):
+        patience = Patience(self._settings, self._context, f"{shown} could not be fetched")
+        attempts = 0
+        while True:
+            attempts += 1
             self._context.cancel.raise_if_cancelled()
             transfer.brought = 0
             try:
                 return self._attempt(transfer, sink)
             except Passing as failure:
                 # A cut connection is no failure as long as bytes come that need not come again.
-                kept = transfer.brought and transfer.version and transfer.resume
-                tries = max(transfer.begun, 1) if kept else tries + 1
-                reason, pause = failure.reason, max(self._pause(tries), failure.after)
-            if tries >= self._settings.attempts:
-                break
-            going_on = f"going on at byte {sink.written}" if self._goes_on(transfer, sink) else "trying again"
-            self._context.emit(Notice(f"{shown}: {reason}; {going_on} in {pause:g} s."))
-            self._context.cancel.wait(pause)
-        raise TransferError(
-            f"{shown} could not be fetched: {reason} (attempt {tries} of {tries}).",
-            hint="Try again later, and check the network.",
-        )
-
-    def _pause(self, tries: int) -> float:
-        return min(self._settings.pause * 2.0 ** (tries - 1), MAX_PAUSE)
+                kept = bool(transfer.brought and transfer.version and transfer.resume)
+                if not patience.count(progressed=kept, least=max(transfer.begun, 1)) or attempts >= MAX_CONNECTIONS:
+                    raise patience.ended(failure) from None
+                going_on = f"going on at byte {sink.written}" if self._goes_on(transfer, sink) else "trying again"
+                patience.rest(failure, going_on)
 
     def _goes_on(self, transfer: _Transfer, sink: Sink) -> bool:
         return bool(transfer.resume and transfer.version and sink.written)
@@ -123,27 +120,31 @@ class HttpStorage(Storage):
     def _attempt(self, transfer: _Transfer, sink: Sink) -> FetchInfo:
         going_on = self._goes_on(transfer, sink)
         headers = asking_for(transfer.version, sink.written) if going_on else {}
-        with self._asker.answer(transfer.start, headers) as (response, target):
+        response, target = self._asker.answer(transfer.start, headers)
+        with response:
             fits = not going_on or self._prepare_part(response, target, transfer, sink)
             if fits:
-                if not going_on or response.status_code != 206:
+                if not going_on or response.status != 206:
                     self._prepare_whole(response, target, transfer, sink)
                 slow = self._receive(response, target, transfer, sink)
         if not fits:
             transfer.resume = False
             return self._attempt(transfer, sink)
         if slow and transfer.size is not None:
-            self._receive_blocks(target, transfer.size, transfer, sink)
+            try:
+                self._receive_blocks(target, transfer.size, transfer, sink)
+            finally:
+                self._place.release()
         if transfer.size is not None and sink.written != transfer.size:
             raise Passing(f"the answer was cut short ({sink.written} of {transfer.size} bytes)")
         return FetchInfo(size=sink.written, version=transfer.version, joined=transfer.joined)
 
-    def _prepare_part(self, response: requests.Response, target: Target, transfer: _Transfer, sink: Sink) -> bool:
+    def _prepare_part(self, response: Response, target: Target, transfer: _Transfer, sink: Sink) -> bool:
         """Whether the answer to a request for a part can be used: as that part, or as the whole of a file that is
         another one by now."""
-        if response.status_code == 416:
+        if response.status == 416:
             return False
-        if response.status_code != 206:
+        if response.status != 206:
             return True
         self._asker.check_encoding(response, target)
         size = part_size(response.headers, transfer.version, sink.written, size=transfer.size)
@@ -153,7 +154,7 @@ class HttpStorage(Storage):
         self._tell(size, target, transfer, sink)
         return True
 
-    def _prepare_whole(self, response: requests.Response, target: Target, transfer: _Transfer, sink: Sink) -> None:
+    def _prepare_whole(self, response: Response, target: Target, transfer: _Transfer, sink: Sink) -> None:
         self._asker.check_whole(response, target)
         if transfer.told or sink.written:
             sink.restart()
@@ -172,28 +173,31 @@ class HttpStorage(Storage):
             sink.expect(size, transfer.version)
             transfer.told = True
 
-    def _receive(self, response: requests.Response, target: Target, transfer: _Transfer, sink: Sink) -> bool:
-        """Hand over what comes, up to the end; true if it comes so slowly that further connections should help."""
-        body: urllib3.HTTPResponse = response.raw
+    def _receive(self, response: Response, target: Target, transfer: _Transfer, sink: Sink) -> bool:
+        """Hand over what comes, up to the end; true if it comes so slowly that further connections should help, for
+        which the place is taken then."""
         more = self._may_open_more(response, transfer)
         waited, came = 0.0, 0
         while True:
             before = time.monotonic()
             try:
                 # read1 returns what has come; read would wait for a whole chunk and make a slow server hard to cancel.
-                data = body.read1(CHUNK, decode_content=False)
+                data = response.read1(CHUNK, decode_content=False)
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise self._asker.failure(error, target) from None
             waited += time.monotonic() - before
             if not data:
                 break
             sink.write(data)
+            self._context.cancel.raise_if_cancelled()
             transfer.brought += len(data)
             came += len(data)
             # The time that the sink takes does not count: more connections would not make the disk faster. What has
             # arrived already would come again, so it is waited until there is little of it.
             if waited >= WATCHED_SECONDS and len(data) < CHUNK:
-                if more and came < SLOW * waited and (transfer.size or 0) - sink.written >= WORTH_MORE:
+                left = (transfer.size or 0) - sink.written
+                # Only one fetch at a time holds blocks in memory.
+                if more and came < SLOW * waited and left >= WORTH_MORE and self._place.acquire(blocking=False):
                     return True
                 waited, came = 0.0, 0
         if transfer.size is None and not sink.written and "Transfer-Encoding" not in response.headers:
@@ -201,15 +205,38 @@ class HttpStorage(Storage):
             raise Passing("the answer ended before the first byte")
         return False
 
-    def _may_open_more(self, response: requests.Response, transfer: _Transfer) -> bool:
-        ranges = response.status_code == 206 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
+    def _may_open_more(self, response: Response, transfer: _Transfer) -> bool:
+        ranges = response.status == 206 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         by_etag = transfer.version.startswith('"')
         return ranges and by_etag and transfer.resume and not transfer.alone
 
     def _receive_blocks(self, target: Target, size: int, transfer: _Transfer, sink: Sink) -> None:
+        """Hand over what is left through several connections.
+
+        Raises:
+            Passing: it does not go on in this way.
+        """
         transfer.joined = transfer.alone = True  # if it ends early, what is left comes through one connection
-        blocks = Blocks(self._asker, self._settings, self._context.cancel, target, transfer.version, sink.written, size)
+        version = transfer.version
+
+        def ask(first: int, end: int) -> Response:
+            return self._asker.part(target, version, first, end, size)
+
+        plan = Plan(ask, self.redact(target.url), size, BLOCK, WINDOW, self._settings.connections)
+        blocks = Blocks(plan, self._asker.sender, self._settings, self._context, sink.written)
         with closing(blocks):
-            for data in blocks:
-                sink.write(data)
-                transfer.brought += len(data)
+            try:
+                for data in blocks:
+                    sink.write(data)
+                    transfer.brought += len(data)
+            except PartsError as error:
+                # Such as an address that is no longer good: a new request from the start tells, or leads elsewhere.
+                raise _passing(error.cause) from None
+
+
+def _passing(cause: Exception) -> Passing:
+    if isinstance(cause, Passing):
+        return cause
+    if isinstance(cause, MedperfError):
+        return Passing(cause.message.rstrip("."))
+    return Passing(f"one of several connections failed ({type(cause).__name__})")

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from medperf_core.errors import ConfigurationError, TransferError
+from medperf_storage.sending import server_of
 
 MAX_KEY_BYTES = 1024
 """Both clouds' limit, in UTF-8."""
@@ -49,7 +50,8 @@ class ObjectUrl:
         return quote(self.key, safe="/-._~")
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.bucket}/{self.key}"
+        version = f"{'?versionId=' if self.scheme == 's3' else '#'}{self.version}" if self.version else ""
+        return f"{self.scheme}://{self.bucket}/{self.key}{version}"
 
 
 def parse(url: str, redacted: str) -> ObjectUrl:
@@ -61,14 +63,20 @@ def parse(url: str, redacted: str) -> ObjectUrl:
     Raises:
         TransferError: it is not an address of an object.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, slashes, rest = url.partition("://")
     scheme = scheme.partition(":")[0].lower()
     bucket_form, key_form, form = _FORMS[scheme]
     bucket, _, key = rest.partition("/")
     found = key_form.fullmatch(key)
     wrong = ""
-    if not bucket_form.fullmatch(bucket) or _IP.fullmatch(bucket):
+    if not slashes:
+        wrong = f"there must be two slashes behind {scheme}:"
+    elif "@" in bucket or ":" in bucket:
+        wrong = "where the bucket's name belongs, there is a login or a server (credentials: medperf auth store)"
+    elif not bucket_form.fullmatch(bucket) or _IP.fullmatch(bucket):
         wrong = "its bucket is not a name that a bucket can have"
+        if bucket_form.fullmatch(bucket.lower()):
+            wrong += ": it has capital letters"
     elif found is None:
         wrong = "there is something behind its key that is not a version"
     else:
@@ -92,20 +100,20 @@ def _wrong_key(key: str) -> str:
 
 
 def check_endpoint(address: str, place: str) -> str:
-    """The address of a server that this site configured, without a slash at its end.
+    """The address of a server that this site configured, as connections to it are made (its host is part of what is
+    signed): in small letters, without a port that goes without saying, and without a slash at its end.
 
     Raises:
         ConfigurationError: it is not one; ``place`` says where it was set.
     """
     try:
         parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and address.isprintable()
+        server = server_of(address) if address.isprintable() and not set(address) & set("?#@\\") else None
     except ValueError:
-        good = False
-        parts = urlsplit("")
-    if not good or parts.query or parts.fragment or "@" in parts.netloc:
+        server = None
+    if server is None:
         raise ConfigurationError(
             f"The endpoint that {place} gives is not the address of a server.",
             hint="Write https://host or https://host:port, without user name, password or query.",
         )
-    return address.rstrip("/")
+    return f"{server.base}{parts.path.rstrip('/')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from medperf_core.plugin import StoragePlugin, hookimpl
@@ -31,6 +31,12 @@ def _make_gs(settings: GcsSettings, context: BackendContext) -> Storage:
     return GcsStorage(settings, context)
 
 
+def _check_gs(credentials: Mapping[str, str]) -> str:
+    from medperf_storage.credentials_check import check_gs
+
+    return check_gs(credentials)
+
+
 @hookimpl
 def medperf_storages() -> Iterator[StoragePlugin]:
     yield StoragePlugin(
@@ -56,6 +62,7 @@ def medperf_storages() -> Iterator[StoragePlugin]:
         api=1,
         schemes=("gs",),
         credentials=("access_token", "service_account"),
+        check_credentials=_check_gs,
         settings=GcsSettings,
         make=_make_gs,
     )

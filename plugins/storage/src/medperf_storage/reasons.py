@@ -36,10 +36,14 @@ def reason_of(error: BaseException, connect_timeout: float, read_timeout: float)
 
     via = "the proxy" if find(urllib3_errors.ProxyError, requests_errors.ProxyError) else "the server"
     if isinstance(found := find(ssl.SSLCertVerificationError), ssl.SSLCertVerificationError):
-        return Reason(f"the certificate of {via} is not accepted: {found.verify_message}", False, certificate=True)
+        return Reason(
+            f"the certificate of {via} is not accepted: {found.verify_message.rstrip('.')}", False, certificate=True
+        )
     if find(ssl.SSLEOFError, ssl.SSLZeroReturnError):
         return Reason(f"{via} broke off the encrypted connection", True)
     if isinstance(found := find(ssl.SSLError), ssl.SSLError):
+        if found.reason == "NO_CERTIFICATE_OR_CRL_FOUND":
+            return Reason("there is no certificate in the file of certificate authorities", False, certificate=True)
         words = (found.reason or "").replace("_", " ").lower() or "no common protocol"
         return Reason(f"no encrypted connection (TLS) with {via}: {words}", False)
     if find(requests_errors.SSLError, urllib3_errors.SSLError):

@@ -2,104 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import attrs
-import requests
 
-from medperf_core.errors import ConfigurationError, TransferError
+from medperf_core.errors import TransferError
 from medperf_core.plugin.storage import PutRequest, Stored
-from medperf_storage.addresses import is_local, written_ip
-from medperf_storage.credentials_s3 import Asker, AwsFiles, find
+from medperf_storage.credentials_s3 import Asker, find
 from medperf_storage.object_http import Call, Connections, Passing, Refusal
-from medperf_storage.object_urls import ObjectUrl, check_endpoint
-from medperf_storage.objects import BucketStorage, Remote, taken
-from medperf_storage.sigv4 import EMPTY_SHA256, signed
-from medperf_storage.uploads import Body, Sent, Source
+from medperf_storage.object_urls import ObjectUrl
+from medperf_storage.objects import BucketStorage, Found, Remote, access_hint, refused, taken
+from medperf_storage.s3_place import REGION, Place, place_of
+from medperf_storage.sigv4 import EMPTY_SHA256, Key, signed
+from medperf_storage.uploads import Body, Memory, Sent, Source
 
 if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse as Response
+
     from medperf_core.plugin import BackendContext
     from medperf_storage.object_settings import S3Settings
+
+SHA256 = "x-amz-meta-sha256"
+"""Header with the SHA-256 that an object was uploaded with; tells our own from somebody else's."""
 
 SMALL = 8 << 20
 """Bytes up to which a file is uploaded in one request."""
 
 T = TypeVar("T")
-_REGION = re.compile(r"[a-z0-9-]{2,40}")
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})
+"""What servers say of keys that were good once."""
+
+_WRONG_KEYS = {
+    "SignatureDoesNotMatch": "The secret key is wrong",
+    "InvalidAccessKeyId": "The server does not know the access key",
+}
+"""What servers say of keys that never were good."""
+
 _ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{1,200}"')
-
-
-@attrs.frozen
-class Place:
-    """Where buckets are.
-
-    Attributes:
-        endpoint: of the site's own server, without a slash at its end; None for AWS.
-        region: of the buckets, as far as is known.
-        path_style: whether the bucket's name stands in the path; None where the name decides.
-    """
-
-    endpoint: str | None
-    region: str
-    path_style: bool | None
-
-    def base(self, bucket: str) -> str:
-        """The address of a bucket, without a slash at its end."""
-        suffix = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
-        server = self.endpoint or f"https://s3.{self.region}.{suffix}"
-        scheme, _, rest = server.partition("://")
-        if self.path_style if self.path_style is not None else self._needs_path(rest, bucket):
-            return f"{server}/{bucket}"
-        return f"{scheme}://{bucket}.{rest}"
-
-    def _needs_path(self, rest: str, bucket: str) -> bool:
-        # A certificate for *.s3... does not hold for a name with more dots.
-        return self.endpoint is not None or "." in bucket
-
-    @property
-    def local(self) -> bool:
-        """Whether it is on this machine."""
-        return self.endpoint is not None and is_local(urlsplit(self.endpoint).hostname or "")
-
-
-def place_of(settings: S3Settings) -> Place:
-    """Where the settings, the environment and the files of AWS say that buckets are.
-
-    Raises:
-        ConfigurationError: one of them makes no sense.
-    """
-    files = AwsFiles(settings.profile)
-    endpoint = None
-    for place, value in (
-        ("the setting s3.endpoint", settings.endpoint),
-        ("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL_S3")),
-        ("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT_URL")),
-        (f"the profile {files.profile} of the AWS configuration", files.value("endpoint_url")),
-    ):
-        if value:
-            endpoint = check_endpoint(value, place)
-            break
-    region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    region = region or files.value("region") or "us-east-1"
-    if not _REGION.fullmatch(region):
-        raise ConfigurationError("The region of S3 is not a name like eu-central-1.", hint="Correct s3.region.")
-    styles = {"auto": None, "path": True, "virtual": False}
-    if settings.addressing not in styles:
-        raise ConfigurationError("The setting s3.addressing is 'auto', 'path' or 'virtual'.")
-    style = styles[settings.addressing]
-    if style is False and endpoint and written_ip(urlsplit(endpoint).hostname or ""):
-        raise ConfigurationError(
-            "A server that is named by its IP address cannot have the bucket in its host name.",
-            hint="Set s3.addressing to 'path'.",
-        )
-    return Place(endpoint, region, style)
 
 
 class S3Storage(BucketStorage):
@@ -109,9 +52,10 @@ class S3Storage(BucketStorage):
         self.context = context
         self._settings = settings
         self._place = place_of(settings)
-        self._connections = Connections(context, settings, local=self._place.local)
+        self._connections = Connections(context, settings, "AWS_CA_BUNDLE", local=self._place.endpoint is not None)
         self._askers: dict[str, Asker] = {}
         self._regions: dict[str, str] = {}
+        self._memory = Memory()
         self._lock = threading.Lock()
 
     def public_url(self, url: str) -> str | None:
@@ -120,16 +64,22 @@ class S3Storage(BucketStorage):
         found = f"{place.base(address.bucket)}/{address.quoted_key}"
         return found if found.startswith("https:") else None
 
+    def anonymous(self) -> S3Storage:
+        return S3Storage(attrs.evolve(self._settings, anonymous=True, requester_pays=False), self.context)
+
     def remote(self, url: ObjectUrl) -> S3Object:
         with self._lock:
             asker = self._askers.get(url.bucket)
             if asker is None:
                 asker = self._askers[url.bucket] = find(url.bucket, self._settings, self.context)
-        return S3Object(url, self._connections, self._place, asker, self._settings.requester_pays, self._regions)
+        pays = self._settings.requester_pays
+        return S3Object(url, self._connections, self._place, asker, pays, self._regions, self._memory)
 
 
 class S3Object(Remote):
     """One object of S3."""
+
+    list_right = "the right s3:ListBucket"
 
     def __init__(
         self,
@@ -139,8 +89,9 @@ class S3Object(Remote):
         asker: Asker,
         requester_pays: bool,
         regions: dict[str, str],
+        memory: Memory,
     ) -> None:
-        super().__init__(url, connections)
+        super().__init__(url, connections, memory)
         self._place = place
         self._asker = asker
         self._headers = {"x-amz-request-payer": "requester"} if requester_pays else {}
@@ -151,18 +102,27 @@ class S3Object(Remote):
         """Where it is, for this site; tells one server's buckets from another's."""
         return f"{self._place.base(self.url.bucket)}/{self.url.quoted_key}"
 
-    @contextmanager
-    def open(self, start: int, end: int, version: str) -> Iterator[requests.Response]:
+    def open(self, start: int, end: int, version: str) -> Response:
         headers = {"Range": f"bytes={start}-{end - 1}"}
         if version:
             headers["If-Match"] = version
-        with self._answer("GET", headers, self._version_query()) as response:
-            yield response
+        return self._answer("GET", headers, self._version_query())
 
-    def version_of(self, response: requests.Response) -> str:
-        return _etag(response.headers.get("ETag", ""))
+    def version_of(self, response: Response) -> str:
+        etag = response.headers.get("ETag", "").strip()
+        if etag and not etag.startswith('"'):
+            raise TransferError(
+                f"{self.url} could not be fetched: the server gives no strong ETag, so a change half-way would not be "
+                "noticed.",
+                hint="Check the setting s3.endpoint, and whether a proxy on the way changes files.",
+            )
+        return _etag(etag)
 
-    def look(self) -> Stored | None:
+    @property
+    def heeds_conditions(self) -> bool:
+        return self._place.endpoint is None
+
+    def found(self) -> Found | None:
         try:
             _, headers = self.reply("HEAD", {}, self._version_query())
         except Refusal as refusal:
@@ -172,7 +132,10 @@ class S3Object(Remote):
         length = headers.get("content-length", "")
         if not re.fullmatch("[0-9]{1,19}", length):
             raise TransferError(f"The server does not say how large {self.url} is.", hint="Check the endpoint.")
-        return Stored(int(length), _etag(headers.get("etag", "")))
+        stored = Stored(int(length), _etag(headers.get("etag", "")))
+        if not stored.version:
+            raise self.strange("tell what is at an address")
+        return Found(stored, headers.get(SHA256, ""))
 
     def is_change(self, refusal: Refusal) -> bool:
         return refusal.status in (404, 412)
@@ -185,14 +148,35 @@ class S3Object(Remote):
             hint = f"There is no bucket {self.url.bucket} at this server; check the name and the setting s3.endpoint."
         elif refusal.status == 404:
             hint = "Check the address for typing errors, or ask its owner where the file is now."
+        elif refusal.code in _WRONG_KEYS and self._asker.key:
+            hint = f"{_WRONG_KEYS[refusal.code]}: correct {self._asker.source}."
         elif refusal.status in (400, 401, 403):
-            hint = (
-                f"It was asked for with {self._asker.source}."
-                if self._asker.key
-                else f"It was asked for anonymously: {self._asker.source}."
-            )
-            hint += " Ask the bucket's owner for access, or to let everybody read it."
-        return TransferError(f"{self.url} {what}: {refusal}.", hint=hint)
+            hint = access_hint(self.url, what, self._asker.source, anonymous=self._asker.key is None)
+        return refused(self.url, what, refusal, hint)
+
+    def look(self) -> Stored | None:
+        try:
+            return super().look()
+        except Refusal as refusal:
+            if refusal.status != 403 or refusal.code:
+                raise
+            # An answer to HEAD has no body that would tell why: such as that the keys are wrong.
+            try:
+                self._answer("GET", {"Range": "bytes=0-0"}, self._version_query()).close()
+            except Refusal as told:
+                raise (told if told.code else refusal) from None
+            raise
+
+    def has_bucket(self) -> bool:
+        try:
+            self._of_region(lambda region: self.connections.reply(self._call(region, "HEAD", {}, "", bucket=True)))
+        except Refusal as refusal:
+            return refusal.status != 404
+        return True
+
+    @property
+    def server(self) -> str:
+        return self._place.endpoint or "AWS (no s3.endpoint is set)"
 
     def put(self, request: PutRequest, on_bytes: Callable[[int], None]) -> Stored:
         with Source(request) as source:
@@ -200,26 +184,32 @@ class S3Object(Remote):
                 from medperf_storage.s3_multipart import Multipart
 
                 return Multipart(self, request, source, on_bytes).run()
-            data = source.read(request.size)
-        sent, attempts = Sent(on_bytes), 0
+            with self.memory.held(request.size, self.connections.context.cancel):
+                return self._put_small(request, source.read(request.size), Sent(on_bytes))
+
+    def _put_small(self, request: PutRequest, data: bytes, sent: Sent) -> Stored:
+        what = f"{self.url} could not be uploaded"
+        headers = {"If-None-Match": "*", SHA256: request.sha256.lower()}
+        body = Body(data, sent, telling=True) if data else b""
 
         def send() -> Stored:
-            nonlocal attempts
-            attempts += 1
-            body = Body(data, sent, telling=True) if data else b""
             try:
-                _, headers = self.reply("PUT", {"If-None-Match": "*"}, "", body, request.sha256)
+                _, answer = self.reply("PUT", headers, "", body, request.sha256.lower())
             except Refusal as refusal:
-                if refusal.status == 412 and attempts > 1:  # perhaps by ourselves, and the answer was lost
-                    found = self.look()
-                    if found == Stored(len(data), f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'):
-                        return found
                 if refusal.status == 409:
                     raise Passing("somebody else uploads to the same address") from None
                 raise
-            return Stored(len(data), _etag(headers.get("etag", "")))
+            version = _etag(answer.get("etag", ""))
+            if not version:
+                raise self.strange("take a file")
+            return Stored(len(data), version)
 
-        return self.connections.patiently(f"{self.url} could not be uploaded", send)
+        self.check_free(what, request)
+        return self.surely(what, request, send)
+
+    def described(self, request: PutRequest) -> dict[str, str]:
+        """What the beginning of an upload in parts says of its object."""
+        return {"Content-Type": "application/octet-stream", SHA256: request.sha256.lower()}
 
     def reply(
         self, method: str, headers: Mapping[str, str], query: str, body: Any = b"", body_sha256: str = EMPTY_SHA256
@@ -229,47 +219,65 @@ class S3Object(Remote):
             lambda region: self.connections.reply(self._call(region, method, headers, query, body, body_sha256))
         )
 
-    @contextmanager
-    def _answer(self, method: str, headers: Mapping[str, str], query: str) -> Iterator[requests.Response]:
-        manager = self._of_region(
-            lambda region: _entered(
-                self.connections.answer(self._call(region, method, headers, query, b"", EMPTY_SHA256))
-            )
-        )
-        response, leave = manager
-        try:
-            yield response
-        finally:
-            leave()
+    def ask_bucket(self, query: str) -> bytes:
+        """The answer to a question about the whole bucket; raises as ``Connections.answer`` does."""
+        ask = self.connections.reply
+        return self._of_region(lambda region: ask(self._call(region, "GET", {}, query, bucket=True)))[0]
+
+    def _answer(self, method: str, headers: Mapping[str, str], query: str) -> Response:
+        return self._of_region(lambda region: self.connections.answer(self._call(region, method, headers, query)))
 
     def _of_region(self, ask: Callable[[str], T]) -> T:
-        """Ask in the region that the bucket is known to be in, and once more if the server names another one."""
+        """Ask in the region that the bucket is known to be in, and once more if the server names another one, or no
+        longer takes the keys and there are others."""
         region = self._regions.get(self.url.bucket, self._place.region)
+        key = self._asker.key() if self._asker.key else None
         try:
             return ask(region)
         except Refusal as refusal:
+            if key and refusal.status in (400, 401, 403) and _is_expired(key, refusal) and self._asker.renew(key):
+                return ask(region)
             other = refusal.headers.get("x-amz-bucket-region", "")
-            if refusal.status not in (301, 307, 400, 403) or other == region or not _REGION.fullmatch(other):
+            if refusal.status not in (301, 307, 400, 403) or other == region or not REGION.fullmatch(other):
                 raise
             self._regions[self.url.bucket] = other
             return ask(other)
 
     def _call(
-        self, region: str, method: str, headers: Mapping[str, str], query: str, body: Any, body_sha256: str
+        self,
+        region: str,
+        method: str,
+        headers: Mapping[str, str],
+        query: str,
+        body: Any = b"",
+        body_sha256: str = EMPTY_SHA256,
+        *,
+        bucket: bool = False,
     ) -> Call:
         base = attrs.evolve(self._place, region=region).base(self.url.bucket)
-        url = f"{base}/{self.url.quoted_key}{f'?{query}' if query else ''}"
+        key = "" if bucket else self.url.quoted_key
+        url = f"{base}/{key}{f'?{query}' if query else ''}"
         sent = {**self._headers, **headers}
         if self._asker.key is not None:
             sent = signed(self._asker.key(), region, method, url, sent, body_sha256)
-        return Call(method, url, sent, body)
+        if isinstance(body, Body):
+            body.rewind()
+        return Call(method, url, sent, body, str(self.url))
+
+    def strange(self, what: str) -> TransferError:
+        """The error for an answer that no server of S3 gives to a request to do ``what``."""
+        return TransferError(
+            f"The server's answer about {self.url} is not one of S3, when it had to {what}.",
+            hint="Check the setting s3.endpoint and the proxy.",
+        )
 
     def _version_query(self) -> str:
         return f"versionId={quote(self.url.version, safe='')}" if self.url.version else ""
 
 
-def _entered(manager: Any) -> tuple[requests.Response, Callable[[], None]]:
-    return manager.__enter__(), lambda: manager.__exit__(None, None, None)
+def _is_expired(key: Key, refusal: Refusal) -> bool:
+    """Whether keys may be ones that were good once. An answer to HEAD does not tell; only keys of a session expire."""
+    return refusal.code in _EXPIRED or (not refusal.code and bool(key.token))
 
 
 def _etag(text: str) -> str:

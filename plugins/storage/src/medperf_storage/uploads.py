@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -11,9 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from medperf_core.errors import TransferError
+from medperf_core.plugin import CancelToken
 from medperf_core.plugin.storage import PutRequest
 
 PIECE = 1 << 18
+_POLL = 0.1
 
 
 class StoppedError(Exception):
@@ -52,6 +55,11 @@ class Source:
         if not self._left and (self._take(1) or self._digest.hexdigest() != self._request.sha256.lower()):
             raise self._changed()
         return data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was handed out so far, hexadecimal."""
+        return self._digest.copy().hexdigest()
 
     def again(self, start: int, most: int) -> bytes:
         """Bytes that were handed out before."""
@@ -125,8 +133,8 @@ class Body:
         part: number under which ``sent`` counts them.
         stop: once it is set, sending ends.
         telling: whether to tell how far it is; only in a thread that may.
-        before: bytes in front of those of the file.
-        after: bytes behind those of the file.
+        before: what goes before the bytes of the file.
+        after: what goes behind them.
     """
 
     def __init__(
@@ -135,10 +143,10 @@ class Body:
         sent: Sent,
         *,
         part: int = 0,
-        stop: threading.Event | None = None,
+        stop: CancelToken | None = None,
         telling: bool = False,
-        before: int = 0,
-        after: int = 0,
+        before: bytes = b"",
+        after: bytes = b"",
     ) -> None:
         self._data = memoryview(data)
         self._position = 0
@@ -147,22 +155,73 @@ class Body:
         self._stop = stop
         self._telling = telling
         self._before = before
-        self._of_file = len(data) - before - after
+        self._after = after
+        self._size = len(before) + len(data) + len(after)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._size
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | memoryview]:
         while data := self.read(PIECE):
             yield data
 
-    def read(self, most: int = -1) -> bytes:
+    def rewind(self) -> None:
+        """Begin again, for a request that is sent once more."""
+        self._position = 0
+
+    def read(self, most: int = -1) -> bytes | memoryview:
         """The next piece."""
-        if self._stop is not None and self._stop.is_set():
+        if self._stop is not None and self._stop.cancelled:
             raise StoppedError
-        data = self._data[self._position :] if most < 0 else self._data[self._position : self._position + most]
-        self._position += len(data)
-        self._sent.reached(self._part, min(max(self._position - self._before, 0), self._of_file))
+        start = self._position
+        self._position = end = self._size if most < 0 else min(start + most, self._size)
+        in_file = end - len(self._before)
+        self._sent.reached(self._part, min(max(in_file, 0), len(self._data)))
         if self._telling:
             self._sent.tell()
-        return bytes(data)
+        if not self._before and not self._after:
+            return self._data[start:end]
+        return b"".join(self._spans(start, end))
+
+    def _spans(self, start: int, end: int) -> Iterator[bytes | memoryview]:
+        for each in (self._before, self._data, self._after):
+            if start < len(each) and end > 0:
+                yield each[max(start, 0) : end]
+            start -= len(each)
+            end -= len(each)
+
+
+class Memory:
+    """Bytes of files that one store holds at once while it uploads. Safe to use from threads."""
+
+    def __init__(self, most: int = 64 << 20) -> None:
+        self._most = most
+        self._held = 0
+        self._free = threading.Condition()
+
+    def take(self, count: int, meanwhile: Callable[[], None]) -> None:
+        """Wait until there is room. More than there is at all waits until nothing is held.
+
+        Args:
+            meanwhile: is called now and then; what it raises ends the waiting.
+        """
+        with self._free:
+            while self._held and self._held + count > self._most:
+                if not self._free.wait(_POLL):
+                    meanwhile()
+            self._held += count
+
+    def give(self, count: int) -> None:
+        """Give back what was taken."""
+        with self._free:
+            self._held -= count
+            self._free.notify_all()
+
+    @contextlib.contextmanager
+    def held(self, count: int, cancel: CancelToken) -> Iterator[None]:
+        """Hold as much for a while."""
+        self.take(count, cancel.raise_if_cancelled)
+        try:
+            yield
+        finally:
+            self.give(count)

@@ -71,12 +71,43 @@ def test_what_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "host", "ftp://host", "https://", "https://u:p@host", "https://host?a", "https://h:0", "https://["]
+    "address",
+    [
+        "",
+        "host",
+        "ftp://host",
+        "https://",
+        "https://u:p@host",
+        "https://host?a",
+        "https://h:0",
+        "https://[",
+        "https://a\\b",
+    ],
 )
 def test_an_endpoint_is_an_address_of_a_server(address: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_endpoint(address, "the setting")
     assert "u:p" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("HTTPS://S3.Hospital.Example:443/", "https://s3.hospital.example"),
+        ("http://LOCALHOST:80", "http://localhost"),
+        ("http://Host:443/Path/", "http://host:443/Path"),
+        ("https://bücher.example:9000", "https://xn--bcher-kva.example:9000"),
+        ("https://[::1]:443", "https://[::1]"),
+    ],
+)
+def test_an_endpoint_is_written_as_it_is_asked(address: str, found: str) -> None:
+    """Its host is signed."""
+    assert check_endpoint(address, "the setting") == found
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/key?versionId=aB3._-", "gs://bucket/key#1234", "s3://bucket/key"])
+def test_an_address_is_shown_with_its_version(url: str) -> None:
+    assert str(parse(url, url)) == url
 
 
 @pytest.mark.parametrize(
@@ -137,6 +168,7 @@ def test_the_environment_and_the_files_of_aws_say_where(
         S3Settings(addressing="other"),
         S3Settings(region="Not/A.Region"),
         S3Settings(attempts=0),
+        S3Settings(attempts=101),
         S3Settings(parallel=9),
         S3Settings(read_timeout=0),
         S3Settings(endpoint="https://10.1.2.3", addressing="virtual"),

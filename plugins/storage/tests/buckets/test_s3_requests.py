@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 
-from medperf_core.errors import MedperfError, TransferError
+from medperf_core.errors import AccessRefusedError, MedperfError, TransferError
 from medperf_core.plugin import FetchRequest
 from medperf_storage.http import HttpStorage
+from medperf_storage.object_http import Refusal
+from medperf_storage.object_settings import S3Settings
+from medperf_storage.s3 import S3Storage
 from medperf_storage.settings import HttpSettings
 from medperf_storage.sigv4 import EMPTY_SHA256, Key, signed
 
@@ -37,7 +40,7 @@ def test_a_private_object_is_refused_with_words(s3_bucket: Any, front: Any, pers
     assert "authorization" not in front.seen[-1][2]
     wrong = {"access_key_id": "medperf-test", "secret_access_key": SECRET}
     context = attrs.evolve(person.context, credentials=lambda name: wrong if name == "s3" else None)
-    with pytest.raises(TransferError, match="403 SignatureDoesNotMatch") as caught:
+    with pytest.raises(TransferError, match=r"403 (SignatureDoesNotMatch|AccessDenied)") as caught:
         person.fetch(s3_bucket.store(context, endpoint=front.url), url)
     assert "stored here as s3" in str(caught.value) and SECRET not in str(caught.value)
 
@@ -49,6 +52,13 @@ def test_credentials_of_one_bucket_go_before_those_of_all(s3_bucket: Any, person
     stored = {"s3": wrong, f"s3://{s3_bucket.name}": good}
     person.fetch(s3_bucket.store(attrs.evolve(person.context, credentials=stored.get)), url)
     assert person.sink.data == b"patient"
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_region_of_the_environment_counts(variable: str, person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "eu-central-1")
+    public = S3Storage(S3Settings(), person.context).public_url("s3://bucket/k")
+    assert public == "https://bucket.s3.eu-central-1.amazonaws.com/k"
 
 
 def test_what_is_missing_is_told_apart(s3_bucket: Any, person: Any) -> None:
@@ -64,17 +74,23 @@ def test_secrets_are_in_no_error_event_or_repr(s3_bucket: Any, front: Any, perso
     stored = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET, "session_token": f"token-{SECRET}"}
     context = attrs.evolve(person.context, credentials=lambda name: stored)
     store = s3_bucket.store(context, endpoint=front.url)
+
+    def missing() -> None:
+        assert status == 404
+        raise TransferError("nothing is there")
+
     reply = f"<Error><Code>InvalidAccessKeyId</Code><Message>{SECRET} AKIDEXAMPLE</Message></Error>".encode()
     for status in (400, 403, 404, 500, 503):
         front.instead = lambda method, path, status=status: (status, {"X-Echo": SECRET}, reply)
-        for use in ("fetch", "put", "look"):
+        for use in (
+            lambda: person.fetch(store, s3_bucket.url("k")),
+            lambda: person.put(store, s3_bucket.url("k"), b"x"),
+            lambda: person.put(store, s3_bucket.url("k"), b"x", absent=True),
+            lambda: person.put(store, s3_bucket.url("k"), bytes(9 << 20)),
+            lambda: store.look(s3_bucket.url("k")) or missing(),
+        ):
             with pytest.raises(MedperfError) as caught:
-                if use == "look":
-                    store.look(s3_bucket.url("k"))
-                    raise TransferError("nothing is there")
-                if use == "put":
-                    person.put(store, s3_bucket.url("k"), b"x")
-                person.fetch(store, s3_bucket.url("k"))
+                use()
             told = f"{caught.value} {caught.value!r} {caught.value.__cause__!r} {person.events}"
             assert SECRET not in told and "AKIDEXAMPLE" not in told
     assert SECRET not in repr(Key("a", SECRET, SECRET))
@@ -133,11 +149,53 @@ def test_a_bucket_of_another_region_is_asked_there(s3_bucket: Any, front: Any, p
         person.fetch(s3_bucket.store(person.context, endpoint=front.url), url)
 
 
-def test_a_redirect_is_not_followed(s3_bucket: Any, front: Any, person: Any) -> None:
-    front.instead = lambda method, path: (307, {"Location": f"{front.url}/elsewhere"}, b"")
-    with pytest.raises(TransferError, match="answered 307"):
-        person.fetch(s3_bucket.store(person.context, endpoint=front.url), s3_bucket.url("k"))
+@pytest.mark.parametrize("status", [302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_no_success(s3_bucket: Any, front: Any, person: Any, status: int) -> None:
+    """A server before the bucket may answer all requests so; nothing is stored then."""
+    front.instead = lambda method, path: (status, {"Location": f"{front.url}/elsewhere", "ETag": '"1"'}, b"")
+    store, url = s3_bucket.store(person.context, endpoint=front.url), s3_bucket.url("k")
+    for use in (
+        lambda: person.fetch(store, url),
+        lambda: person.put(store, url, b"x"),
+        lambda: person.put(store, url, b"x", absent=True),
+        lambda: person.put(store, url, b"x" * (9 << 20)),
+        lambda: store.look(url),
+    ):
+        before = len(front.seen)
+        with pytest.raises(TransferError, match=f"answered {status}"):
+            use()
+        assert len(front.seen) == before + 1
+    assert not [path for _, path, _ in front.seen if path.endswith("/elsewhere")]
+
+
+@pytest.mark.parametrize("etag", ['W/"abc"', "abc"])
+def test_a_version_that_is_not_strong_is_said(s3_bucket: Any, front: Any, person: Any, etag: str) -> None:
+    """Such as that of a proxy which compresses: no condition would ever hold for it."""
+    url = s3_bucket.put("k", b"x" * 100)
+    front.change = lambda method, path, answer: (
+        answer[0],
+        {**{name: value for name, value in answer[1].items() if name.lower() != "etag"}, "ETag": etag},
+        answer[2],
+    )
+    with pytest.raises(TransferError, match="no strong ETag"):
+        person.fetch(s3_bucket.store(person.context, endpoint=front.url), url)
     assert len(front.seen) == 1
+
+
+def test_the_authorities_of_aws_are_those_of_s3_alone(
+    person: Any, s3_bucket: Any, gs_bucket: Any, tls_front: Any, named_tls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(named_tls.pem))
+    for bucket in (s3_bucket, gs_bucket):
+        front = tls_front(bucket.server, "127.0.0.1")
+        url = bucket.put("k", b"x")
+        store = bucket.store(person.context, endpoint=front.url.replace("http:", "https:"))
+        if bucket is s3_bucket:
+            person.fetch(store, url)
+            assert person.sink.data == b"x"
+        else:
+            with pytest.raises(TransferError, match=f"server of {url} could not be asked: the certificate"):
+                person.fetch(store, url)
 
 
 def test_an_older_version_is_fetched_by_its_id(s3_bucket: Any, person: Any) -> None:
@@ -177,3 +235,20 @@ def test_signatures_are_those_of_the_library_of_aws(query: str) -> None:
         Key("AKID", SECRET, "token"), "eu-west-1", "PUT", url, {"If-None-Match": "*"}, EMPTY_SHA256, now=moment
     )
     assert ours["Authorization"] == request.headers["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("SignatureDoesNotMatch", "The secret key is wrong: correct the credentials that are stored here as s3://"),
+        ("InvalidAccessKeyId", "The server does not know the access key: correct the credentials"),
+    ],
+)
+@pytest.mark.parametrize("what", ["could not be fetched", "could not be uploaded"])
+def test_keys_that_never_were_good_are_called_so(what: str, code: str, hint: str, person: Any, s3_bucket: Any) -> None:
+    name = f"s3://{s3_bucket.name}"
+    context = attrs.evolve(person.context, credentials={name: s3_bucket.credentials}.get)
+    store = S3Storage(s3_bucket.settings(), context)
+    error = store.remote(store.address(f"{name}/k")).words(Refusal(403, code, {}), what)
+    assert isinstance(error, AccessRefusedError) and (error.hint or "").startswith(hint)
+    assert "everybody" not in (error.hint or "")

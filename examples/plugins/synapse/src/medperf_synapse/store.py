@@ -6,7 +6,6 @@ some cloud, holds a signature and is valid for minutes. The token goes to Synaps
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ import requests
 import urllib3
 
 from medperf_core.errors import ConfigurationError, TransferError
-from medperf_core.plugin import BackendContext, FetchInfo, FetchRequest, Sink, Storage, StoragePromise
+from medperf_core.plugin import BackendContext, FetchInfo, FetchRequest, Sink, Storage, StoragePromise, network
 
 if TYPE_CHECKING:
     from medperf_synapse import SynapseSettings
@@ -47,10 +46,9 @@ class SynapseStorage(Storage):
             raise TransferError(f"{shown[:200]!r} is no file of Synapse.", hint="Write synapse:syn123.")
         self._context.require_network(f"fetching {shown}")
         with requests.Session() as session:
-            session.trust_env = not self._context.proxies
-            session.proxies.update(self._context.proxies)
-            session.verify = str(self._context.ca_bundle) if self._context.ca_bundle else True
-            session.auth = _no_netrc
+            session.trust_env = False  # the site says through which proxy, and whom to trust
+            trusted = network.authorities(self._context)
+            session.verify = str(trusted) if trusted else True
             try:
                 return self._receive(session, self._locate(session, found, shown), request, sink, shown)
             except (
@@ -73,7 +71,10 @@ class SynapseStorage(Storage):
                 whose = "the stored token" if token else "no token, because none is stored"
                 hint = LOGIN if answer.status_code in (401, 403) else "Check the number, or ask the file's owner."
                 raise TransferError(f"{shown}: Synapse answered {answer.status_code}, asked with {whose}.", hint=hint)
-            located = answer.raw.read(LONGEST_ADDRESS, decode_content=True).decode("ascii", "replace").strip()
+            reply = answer.raw.read(LONGEST_ADDRESS + 1, decode_content=True)
+        located = reply.decode("ascii", "replace").strip()
+        if len(reply) > LONGEST_ADDRESS:
+            raise TransferError(f"{shown}: Synapse named an endless address.", hint="Ask the file's owner.")
         if not located.startswith(f"{self._endpoint}/") and (not located.startswith("https://") or _is_local(located)):
             raise TransferError(f"{shown}: Synapse named no https address.", hint="Ask the file's owner.")
         return located
@@ -98,17 +99,16 @@ class SynapseStorage(Storage):
 
     def _get(self, session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
         self._context.cancel.raise_if_cancelled()
-        return session.get(url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False)
-
-
-def _no_netrc(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-    return prepared
+        proxy = network.proxy_for(self._context, url)
+        through = {urlsplit(url).scheme: proxy} if proxy else {}
+        return session.get(
+            url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False, proxies=through
+        )
 
 
 def _is_local(url: str) -> bool:
-    """Whether a host is written as one of this machine or its network."""
+    """Whether a host is written as this machine."""
     try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or host.endswith(".localhost") or not ipaddress.ip_address(host).is_global
+        return network.is_local(urlsplit(url).hostname or "")
     except ValueError:
-        return False  # a name
+        return False
