@@ -83,6 +83,11 @@ class TransferError(MedperfError):
     exit_code = 8
 
 
+class AccessRefusedError(TransferError):
+    """Whoever has a file answered that he does not give it to somebody who asks like that: without an account, or with
+    this one. Never a fault that may pass."""
+
+
 class ServerError(MedperfError):
     """The server could not be reached, or refused or misread a request."""
 

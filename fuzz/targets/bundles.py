@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medperf_core.entities import Benchmark, Container
+import attrs
+from medperf_core.entities import Benchmark, Container, Model
 from medperf_core.entities.checks import SHA256_HEX
 from medperf_core.entities.codec import to_data
 from medperf_core.site.bundle_file import Head, reading
@@ -38,6 +39,7 @@ MAKER = "SHA256:" + "A" * 43
 @lru_cache(maxsize=1)
 def _index() -> bytes:
     """A true index of one file, which is an image."""
+    container = Container(id=1, owner=1, name="c", container_config={})
     index = BundleIndex(
         benchmark=1,
         server="https://host",
@@ -57,8 +59,8 @@ def _index() -> bytes:
                 data_evaluator_mlcube=1,
             )
         ],
-        models=[],
-        containers=[Container(id=1, owner=1, name="c", container_config={})],
+        models=[attrs.evolve(Model.wrapping(container), id=1, owner=1)],
+        containers=[container],
         entries=[BundleEntry(sha256=HASH, size=len(CONTENT), what="image")],
         images=[],
     )
@@ -73,7 +75,7 @@ def _check(index: BundleIndex, folder: Path) -> None:
     kept = BundleStore(Home(folder)).add("profile", write_index(index))
     assert kept.index == index
     for container in index.containers:
-        for image, identity in bundled_images([kept], container):
+        for _, image, identity in bundled_images([kept], container):
             assert image.container == container.id and identity.digest == f"sha256:{image.sha256}"
     assert BundleStore(Home(folder)).remove("profile", kept.name) == kept
 
@@ -110,8 +112,8 @@ def run_file(data: bytes, folder: Path) -> None:
         index = read_index(head.index, "bundle")
         if head.signature is not None:
             signer(head.signature, head.index, "bundle")
-        for entry, content in bundle.entries(index.entries):
-            assert sum(map(len, content)) == entry.size
+        for entry in bundle.entries(index.entries):
+            assert sum(map(len, bundle.content())) == entry.size
         _check(index, folder)
 
 

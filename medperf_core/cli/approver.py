@@ -15,6 +15,8 @@ from medperf_core.errors import DeniedError
 from medperf_core.site.approver import Answer
 
 ONE_LINE = 60
+UPLOAD = "upload: "
+"""Begins what is asked for files: the bytes to show are their list, which does not leave itself."""
 
 
 class AskingApprover:
@@ -52,7 +54,13 @@ class ApprovedBeforehand:
 
 
 def presentation(what: str, target: str, body: bytes) -> str:
-    """What would be sent, for reading: the bytes themselves if they are short or no JSON, else laid out in lines."""
+    """What would be sent, for reading: the bytes themselves if they are short or no JSON, else laid out in lines.
+
+    Of files, their list.
+    """
+    if what.startswith(UPLOAD):
+        listed = printable(indented(body.decode()))
+        return f"About to upload: {printable(what.removeprefix(UPLOAD))}\nTo: {printable(target)}\n{listed}"
     size = f"{len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}"
     head = f"About to send: {printable(what)}\nTo: {printable(target)}\nContent ({size})"
     try:

@@ -27,6 +27,8 @@ class StepRecord:
         seconds: wall-clock time of that run.
         peak_memory: bytes; None if it was not measured.
         reused: true if the outputs are of an earlier run with unchanged inputs.
+        bundle: the bundle that brought the container: SHA-256 of its index (``bundle``), fingerprint of its ``maker``
+            or ``not signed``, and when it was ``made``; empty if it came from a server or a folder.
     """
 
     task: str
@@ -41,6 +43,7 @@ class StepRecord:
     seconds: float = 0.0
     peak_memory: int | None = None
     reused: bool = False
+    bundle: dict[str, str] = attrs.field(factory=dict)
 
 
 class FindingStatus(StrEnum):

@@ -53,22 +53,32 @@ def where(site: Site) -> str:
 
 def fields_for(site: Site, name: str) -> tuple[str, ...]:
     """The fields that the store of a name, such as ``s3`` or ``s3://BUCKET``, can use; () if no store says any."""
-    scheme = name.partition(":")[0]
-    return next((each.credentials for each in site.plugins.all(StoragePlugin) if scheme in each.schemes), ())
+    found = _store_of(site, name)
+    return found.credentials if found is not None else ()
 
 
-def store(site: Site, name: str, credentials: Mapping[str, str]) -> None:
+def _store_of(site: Site, name: str) -> StoragePlugin | None:
+    scheme, _, rest = name.partition(":")
+    stores = site.plugins.all(StoragePlugin) if not rest or rest.startswith("//") else []
+    return next((each for each in stores if scheme in each.schemes), None)
+
+
+def store(site: Site, name: str, credentials: Mapping[str, str]) -> str:
     """Keep credentials where the profile says, in place of those of that name, for all profiles of this home.
 
     Args:
         name: as the backend looks for them: ``s3``, ``s3://BUCKET``, or a registry such as ``registry.example:5000``.
         credentials: by field; empty ones are left out.
 
+    Returns:
+        what the person should know of them; "" for nothing.
+
     Raises:
-        UsageError: the name or a field is not one that can be stored, or there is nothing to store.
+        UsageError: the name or a field is not one that can be stored, or there is nothing to store, or its backend says
+            that it can be of no use.
         ConfigurationError: the keyring cannot be used.
     """
-    _check_name(name)
+    check_name(site, name)
     given = {field: value for field, value in credentials.items() if value}
     if not given:
         raise UsageError("There is nothing to store.", hint="Give at least one of the fields.")
@@ -79,7 +89,10 @@ def store(site: Site, name: str, credentials: Mapping[str, str]) -> None:
                 f"{field!r} is not a field of credentials for {name}.",
                 hint=f"Known fields: {', '.join(known)}." if known else "Write it like access_key.",
             )
+    found = _store_of(site, name)
+    said = found.check_credentials(given) if found is not None and found.check_credentials is not None else ""
     site.credentials.put(name, given)
+    return said
 
 
 def stored(site: Site) -> list[str]:
@@ -102,9 +115,23 @@ def forget(site: Site, name: str) -> None:
     site.credentials.delete(name)
 
 
-def _check_name(name: str) -> None:
+def check_name(site: Site, name: str) -> None:
+    """Whether somebody may look for credentials under a name: an installed backend, or whoever asks a registry.
+
+    Raises:
+        UsageError: nobody does.
+    """
     if not re.fullmatch(r"[!-~]{1,300}", name) or name.endswith("/"):
         raise UsageError(
             f"{name!r} is not a name that credentials are looked for under.",
             hint="Write s3://BUCKET, s3, gs://BUCKET, gs, or a registry's host and port.",
+        )
+    if _store_of(site, name) is not None or name in {each.name for each in site.plugins.descriptors()}:
+        return
+    if "://" in name or not (re.search("[.:]", name) or name == "localhost"):
+        known = sorted({scheme for each in site.plugins.all(StoragePlugin) for scheme in each.schemes})
+        scheme = name.partition(":")[0]
+        raise UsageError(
+            f"No store that is installed is called {scheme!r}, so nobody would use credentials for {name}.",
+            hint=f"Installed stores: {', '.join(known)}. A registry is named by its host, as in registry.example:5000.",
         )

@@ -7,29 +7,49 @@ file checked while it is read; then the index is the copy of the server's metada
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
-from medperf_core.errors import InvalidEntityError, TransferError, UsageError, VerificationError
+from medperf_core.errors import InvalidEntityError, OfflineError, VerificationError
+from medperf_core.journeys.bundle_checks import check_maker, check_others, check_server, check_time
 from medperf_core.journeys.bundle_files import Files, Participants, collect, participants
 from medperf_core.plugin.events import Progress, StepFinished, StepStarted
-from medperf_core.plugin.isolation import UNSIGNED
 from medperf_core.site.audit import AuditEntry, Event
-from medperf_core.site.bundle_file import Head, earlier_head, part_of, reading, unfinished, write_bundle
-from medperf_core.site.bundle_index import BundleEntry, BundleIndex, read_index, signer, write_index, write_signature
+from medperf_core.site.bundle_file import (
+    BundleReader,
+    Head,
+    Written,
+    earlier_head,
+    reading,
+    write_bundle,
+)
+from medperf_core.site.bundle_index import (
+    BundleEntry,
+    BundleIndex,
+    read_index,
+    signed_bytes,
+    signer,
+    write_index,
+    write_signature,
+)
+from medperf_core.site.bundle_part import part_of, unfinished
+from medperf_core.site.bundle_room import check_room
+from medperf_core.site.bundle_take import kept_bytes, take
 from medperf_core.site.bundles import BundleStore, LoadedBundle, server_id
 from medperf_core.site.door import Leaving
 from medperf_core.site.folders import check_place
 from medperf_core.site.keys import KeyStore, SiteKey
-from medperf_core.site.sink import writing
+from medperf_core.site.offline_server import OfflineServer
 from medperf_core.site.site import Site
+from medperf_core.site.sizes import readable
 
-MARGIN = 64 << 20
-"""Bytes that must be left on a disk."""
+WHOLE = "SHA-256 and size are those of the whole file"
+"""Note in the audit log."""
 
 
 @attrs.frozen
@@ -66,30 +86,39 @@ def create_bundle(
 
     Raises:
         NotFoundError: this site has no key, or something is not there.
+        OfflineError: what loaded bundles say stands in for the server; only the server itself is asked.
+        UsageError: a file of this name is there, or appeared meanwhile.
         DeniedError: the person or a policy said no, or a file lies in a folder of data.
         TransferError: it cannot be written, or there is no room.
         MedperfError: whatever kept a file from being had.
     """
     check_place(output, f"The bundle {output}")
     key = None if unsigned else KeyStore(site.home).read()
+    if isinstance(site.server, OfflineServer):
+        raise OfflineError(
+            "Offline: a bundle is made of what the server itself says, not of other bundles.",
+            hint="Pass on the bundle that you have, or make one where there is a connection.",
+        )
     chosen = tuple(dict.fromkeys(platforms)) or (site.effective.platform,)
     with unfinished(output) as part:
         taking_part = participants(site, benchmark, tuple(models))
         files = collect(site, taking_part, chosen)
         index = _index(site, taking_part, files, chosen, key)
         head = _head(part_of(output), index, key)
-        _check_room(output.parent, index.size - part_of(output).stat().st_size, f"the bundle {output}")
-        entry = _ask(site, output, head, benchmark)
-        step = f"writing {output}"
+        check_room(output.parent, index.size - os.fstat(part.fileno()).st_size, f"the bundle {output}")
+        outcome = _ask(site, output, head, index)
+        step = f"Writing {output}"
         site.emit(StepStarted(step))
         try:
-            kept = write_bundle(part, output, head, index.entries, _path(site), _progress(site, step, index.size))
+            written = _write(site, part, output, head, index.entries, step)
         except BaseException as error:
-            site.audit.append(attrs.evolve(entry, event=Event.FAILED, note=site.door.reason(error)))
+            site.audit.append(attrs.evolve(outcome, event=Event.FAILED, note=site.door.reason(error)))
             raise
-        site.audit.append(attrs.evolve(entry, event=Event.ACKNOWLEDGED))
+        site.audit.append(
+            attrs.evolve(outcome, event=Event.ACKNOWLEDGED, sha256=written.sha256, size=written.size, note=WHOLE)
+        )
         site.emit(StepFinished(step))
-    return CreatedBundle(output, read_index(head.index, str(output)), kept)
+    return CreatedBundle(output, read_index(head.index, str(output)), written.kept)
 
 
 def _index(
@@ -121,22 +150,37 @@ def _head(part: Path, index: BundleIndex, key: SiteKey | None) -> Head:
         except (InvalidEntityError, VerificationError):
             pass  # what is there is of no use
     data = write_index(index)
-    return Head(write_signature(key.public, key.sign(data)) if key else None, data)
+    return Head(write_signature(key.public, key.sign(signed_bytes(data))) if key else None, data)
 
 
-def _ask(site: Site, output: Path, head: Head, benchmark: int) -> AuditEntry:
-    """Through the door; the entry for what comes of it."""
+def _ask(site: Site, output: Path, head: Head, index: BundleIndex) -> AuditEntry:
+    """Through the door; the entry for what comes of it. The log has the index, and each file that it lists."""
     leaving = Leaving(
         action="create bundle",
-        target=f"bundle of benchmark {benchmark}",
+        target=f"bundle of benchmark {index.benchmark}",
         to=f"the file {output}",
         user=site.server.me().username,
         body=head.index,
-        benchmark=benchmark,
+        benchmark=index.benchmark,
     )
-    approved_by = site.door.ask(leaving)
-    sending = attrs.evolve(leaving.entry, approved_by=approved_by)
-    return attrs.evolve(sending, of=site.audit.append(sending).n, approved_by="")
+    sending = attrs.evolve(leaving.entry, approved_by=site.door.ask(leaving))
+    files = [
+        attrs.evolve(sending, action="put into bundle", target=entry.what, sha256=entry.sha256, size=entry.size)
+        for entry in index.entries
+    ]
+    first, *_ = site.audit.append_all([sending, *files])
+    return attrs.evolve(sending, of=first.n, approved_by="")
+
+
+def _write(site: Site, part: BinaryIO, output: Path, head: Head, entries: Sequence[BundleEntry], step: str) -> Written:
+    def on_kept(kept: Sequence[BundleEntry]) -> None:
+        size = readable(sum(entry.size for entry in kept))
+        site.notice(
+            f"Going on with {part_of(output)}: {len(kept)} of {len(entries)} files ({size}) are in it already, whole."
+        )
+
+    total = sum(entry.size for entry in entries)
+    return write_bundle(part, output, head, entries, _path(site), _progress(site, step, total), on_kept)
 
 
 def _path(site: Site) -> Callable[[BundleEntry], Path]:
@@ -163,108 +207,52 @@ def _progress(site: Site, step: str, total: int) -> Callable[[int], None]:
     return on_bytes
 
 
-def _check_room(place: Path, size: int, what: str) -> None:
-    free = shutil.disk_usage(place).free
-    if size + MARGIN > free:
-        raise TransferError(
-            f"There is no room for {what}: it needs {size} bytes in {place}, where {free} are free.",
-            hint="Free some, or use another disk. Nothing was written.",
-        )
-
-
 def load_bundle(site: Site, path: Path) -> LoadedBundle:
-    """Take in a bundle for the site's profile. An interrupted run goes on with the files that are not here yet.
+    """Take in a bundle for the site's profile. An interrupted run goes on at the byte where it was.
+
+    It takes the place of the bundle that was loaded before of the same maker for the same benchmark.
 
     Raises:
-        VerificationError: it is not signed, or not by a maker whose key the profile trusts, or is not what was signed.
+        VerificationError: it is not signed, or not by a maker whose key the profile trusts, or is not what was signed;
+            or it is older than the one that it would replace, or says something else than another maker's.
         InvalidEntityError: it is no bundle, or a damaged one.
         UsageError: it is of another server than the profile's.
         TransferError: there is no room.
     """
+    store = BundleStore(site.home)
     with reading(path) as bundle:
         data = bundle.head.index
-        maker = _maker(site, path, bundle.head)
+        maker = check_maker(site, path, bundle.head)
         index = read_index(data, str(path))
         if index.maker != maker:
             raise VerificationError(
                 f"The bundle {path} says that {index.maker or 'nobody'} signed it, but {maker or 'nobody'} did.",
                 hint="Its signature was exchanged or removed; get it again from its maker.",
             )
-        _check_server(site, path, index)
-        site.cache.remove_leftovers()
-        missing = {entry.sha256 for entry in index.entries if site.cache.file(entry.sha256) is None}
-        size = sum(entry.size for entry in index.entries if entry.sha256 in missing)
-        _check_room(site.cache_dir, size, f"the files of {path}")
-        step = f"loading {path}"
-        site.emit(StepStarted(step))
-        on_bytes = _progress(site, step, index.size)
-        for entry, content in bundle.entries(index.entries):
-            _take(site, path, entry, content, on_bytes, keep=entry.sha256 in missing)
-        site.emit(StepFinished(step))
-    loaded = BundleStore(site.home).add(site.profile_name, data)
-    site.__dict__.pop("bundles", None)
+        check_server(site, store, path, index)
+        older = check_time(site, store, path, index)
+        check_others(site, store, path, LoadedBundle(hashlib.sha256(data).hexdigest(), site.profile_name, index))
+        _take_in(site, path, bundle, index.entries)
+    loaded = store.add(site.profile_name, data, older=older)
+    site.forget_bundles()
     return loaded
 
 
-def _maker(site: Site, path: Path, head: Head) -> str:
-    """The fingerprint of a trusted maker; "" for an unsigned bundle that was allowed."""
-    if head.signature is None:
-        if UNSIGNED not in {waiver.name for waiver in site.effective.waivers}:
-            raise VerificationError(
-                f"The bundle {path} is not signed, so nobody knows who made it. Nothing of it was kept.",
-                hint=f"If you know where it comes from, add --allow {UNSIGNED}.",
-            )
-        return ""
-    found = signer(head.signature, head.index, str(path))
-    if found not in site.profile.trusted_keys:
-        known = ",".join((*site.profile.trusted_keys, found))
-        raise VerificationError(
-            f"The bundle {path} is signed by {found}, a key that the profile {site.profile_name!r} does not trust. "
-            "Nothing of it was kept.",
-            hint="Ask its maker on another way, such as by telephone, for the fingerprint that medperf site key prints "
-            f"there. If it is this one: medperf profile set trusted_keys={known}",
-        )
-    return found
-
-
-def _check_server(site: Site, path: Path, index: BundleIndex) -> None:
-    own = server_id(site.profile.server) if site.profile.server else None
-    others = {bundle.index.server for bundle in site.bundles}
-    if own not in (None, index.server) or others - {index.server}:
-        raise UsageError(
-            f"The bundle {path} is of the server {index.server}, but the profile {site.profile_name!r} is of "
-            f"{own or ', '.join(sorted(others))}: the same UIDs mean other things there.",
-            hint="Load it into a profile of its own: medperf profile create NAME, then medperf --profile NAME bundle "
-            "load FILE",
-        )
-
-
-def _take(
-    site: Site, path: Path, entry: BundleEntry, content: Iterator[bytes], on_bytes: Callable[[int], None], *, keep: bool
-) -> None:
-    """Check the bytes of an entry, and keep them if they are not here yet."""
-    digest = hashlib.sha256()
-    temporary = site.cache.temporary()
-    try:
-        with writing(str(path)):
-            if keep:
-                with temporary.open("xb") as stream:
-                    for data in content:
-                        digest.update(data)
-                        stream.write(data)
-                        on_bytes(len(data))
-            else:
-                for data in content:
-                    digest.update(data)
-                    on_bytes(len(data))
-        if digest.hexdigest() != entry.sha256:
-            raise VerificationError(
-                f"The {entry.what} in the bundle {path} is not what its maker signed: expected SHA-256 {entry.sha256}, "
-                f"found {digest.hexdigest()}. It was not kept.",
-                hint="The bundle was changed or damaged on its way; get it again.",
-            )
-        if keep:
-            with writing(str(path)):
-                site.cache.add(entry.sha256, temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _take_in(site: Site, path: Path, bundle: BundleReader, entries: Sequence[BundleEntry]) -> None:
+    """All entries, into the cache. Those that it has are passed over: it verifies them itself."""
+    site.cache.remove_leftovers()
+    missing = [entry for entry in entries if site.cache.file(entry.sha256) is None]
+    kept = sum(kept_bytes(site.cache, entry) for entry in missing)
+    size = sum(entry.size for entry in missing)
+    check_room(site.cache_dir, size - kept, f"the files of {path}")
+    step = f"Loading {path}"
+    site.emit(StepStarted(step))
+    on_bytes, wanted = _progress(site, step, size), {entry.sha256 for entry in missing}
+    for entry in bundle.entries(entries):
+        site.cancel.raise_if_cancelled()
+        if entry.sha256 in wanted:
+            take(site.cache, bundle, str(path), entry, on_bytes)
+    here = len(entries) - len(missing)
+    words = [f"{here} of {len(entries)} files were here already"] if here else []
+    words += [f"{readable(kept)} were here of an interrupted run"] if kept else []
+    site.emit(StepFinished(step, "; ".join(words)))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import attrs
 
 from medperf_core.entities import Approval, Benchmark, Container, IdentityKind, ImageSource, Model, SourceKind
-from medperf_core.entities.codec import to_json
-from medperf_core.errors import InvalidEntityError, MedperfError, NotFoundError
+from medperf_core.errors import InvalidEntityError, MedperfError, NotFoundError, TransferError
 from medperf_core.journeys.containers import ReadyContainer, from_server
 from medperf_core.plugin.digest import file_digest
 from medperf_core.plugin.events import StepFinished, StepStarted
 from medperf_core.plugin.server import Party
-from medperf_core.site.atomic import write_atomically
-from medperf_core.site.bundle_index import BundleEntry, BundleImage
+from medperf_core.site.bundle_index import BundleEntry, BundleImage, needed_files
+from medperf_core.site.bundle_room import check_room
+from medperf_core.site.fetch import Wanted, local_file
+from medperf_core.site.saved_images import SavedImages
+from medperf_core.site.sink import writing
 from medperf_core.site.site import Site
+from medperf_core.site.sizes import readable
 
-SAVED = "saved"
-"""Folder in the cache: which image was saved to which file, so that none is saved twice."""
 _KINDS = {SourceKind.ARCHIVE: IdentityKind.ARCHIVE, SourceKind.SIF: IdentityKind.SIF}
 
 
@@ -66,11 +64,18 @@ def participants(site: Site, benchmark: int, models: Iterable[int]) -> Participa
     if reference.container is None:
         raise InvalidEntityError(f"The reference model {reference.uid} of benchmark {benchmark} is not a container.")
     wrapped = {reference.uid: reference}
-    uids = [found.data_preparation_mlcube, reference.container.uid, found.data_evaluator_mlcube, *models]
-    containers = [site.server.get(Container, uid) for uid in dict.fromkeys(uids)]
+    own = (found.data_preparation_mlcube, reference.container.uid, found.data_evaluator_mlcube)
+    containers = [site.server.get(Container, uid) for uid in dict.fromkeys((*own, *models))]
     for container in containers:
         if not container.is_valid:
-            raise InvalidEntityError(f"Container {container.uid} ({container.name}) was withdrawn by its owner.")
+            further = container.uid in models and container.uid not in own
+            raise InvalidEntityError(
+                f"Container {container.uid} ({container.name}) was withdrawn by its owner.",
+                hint=f"Make the bundle without --model {container.uid}: where it is loaded it replaces the older one, "
+                "and the container can no longer be run there."
+                if further
+                else "Sites that loaded it can forget it: medperf bundle remove NAME",
+            )
         if container.uid in models:
             with suppress(NotFoundError):
                 model = site.server.model_of(container.uid)
@@ -98,10 +103,10 @@ def collect(site: Site, taking_part: Participants, platforms: Sequence[str]) -> 
     """
     entries: dict[str, BundleEntry] = {}
     images: dict[tuple[int, str], BundleImage] = {}
-    urls = list(_urls(taking_part))
-    site.data_folders.refuse((path for _, url, _ in urls if (path := _local(url))), "put into a bundle")
-    for what, url, sha256 in urls:
-        fetched = site.fetch(url, origin=site.server_origin, sha256=sha256)
+    needed = list(needed_files(taking_part.benchmark, taking_part.containers))
+    site.data_folders.refuse(_local(taking_part, [url for _, url, _ in needed]), "put into a bundle")
+    wanted = [Wanted(url, sha256) for _, url, sha256 in needed]
+    for (what, _, _), fetched in zip(needed, site.fetch_all(wanted, origin=site.server_origin), strict=True):
         _add(entries, fetched.sha256, fetched.size, what)
     for platform in platforms:
         with site.on_platform(platform) as other:
@@ -110,7 +115,7 @@ def collect(site: Site, taking_part: Participants, platforms: Sequence[str]) -> 
                     path = site.cache.file(image.sha256)
                     if path is None:
                         raise MedperfError(f"The image {image.sha256} vanished from the cache.", hint="Try again.")
-                    kind = "image" if image.kind is SourceKind.ARCHIVE else "Singularity image"
+                    kind = "Docker image" if image.kind is SourceKind.ARCHIVE else "Singularity image"
                     _add(entries, image.sha256, path.stat().st_size, f"{kind} of {_named(container)}")
                     images[container.uid, image.sha256] = image
     return Files(tuple(entries[name] for name in sorted(entries)), tuple(images[key] for key in sorted(images)))
@@ -120,27 +125,13 @@ def _named(container: Container) -> str:
     return f"container {container.uid} ({container.name})"
 
 
-def _urls(taking_part: Participants) -> Iterator[tuple[str, str, str]]:
-    """What each file is, its address, and its SHA-256; images are collected by themselves."""
-    benchmark = taking_part.benchmark
-    yield "demo dataset", benchmark.demo_dataset_tarball_url, benchmark.demo_dataset_tarball_hash
-    words = {"mlcube": "manifest", "parameters": "parameters", "project": "project"}
-    for container in taking_part.containers:
-        for part, source in sorted(container.sources().items()):
-            if part in words:
-                yield f"{words[part]} of {_named(container)}", source["url"], source["sha256"]
-        if container.additional_files_tarball_url:
-            yield (
-                f"additional files of {_named(container)}",
-                container.additional_files_tarball_url,
-                container.additional_files_tarball_hash,
-            )
-
-
-def _local(url: str) -> Path | None:
-    """The path that an address names on this machine; None for others."""
-    address = url.strip().removeprefix("direct:")
-    return Path(unquote(urlsplit(address).path)) if address.lower().startswith("file:") else None
+def _local(taking_part: Participants, urls: Iterable[str]) -> Iterator[Path]:
+    """All files of this machine that the addresses of files and images lead to."""
+    images = [container.sources().get("image", {}).get("url") for container in taking_part.containers]
+    for url in (*urls, *images):
+        with suppress(TransferError):  # no address: nothing is fetched from there
+            if url and (path := local_file(url)):
+                yield path
 
 
 def _add(entries: dict[str, BundleEntry], sha256: str, size: int, what: str) -> None:
@@ -166,22 +157,25 @@ def _images(site: Site, container: Container, benchmark: int) -> Iterator[Bundle
 
 def _saved(site: Site, ready: ReadyContainer) -> tuple[str, SourceKind]:
     """The SHA-256 and kind of an image that was saved, now or before."""
-    key = hashlib.sha256(to_json([site.effective.platform, sorted(map(str, ready.image.identities))])).hexdigest()
-    note = site.cache_dir / SAVED / f"{key}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError, MedperfError):
-        found = json.loads(note.read_bytes())
-        if site.cache.file(found["sha256"]) is not None:
-            return str(found["sha256"]), SourceKind(found["kind"])
-    step = f"Saving the image of {ready.name or ready.ref}"
+    saved = SavedImages(site.cache_dir, site.cache)
+    platform, identities = site.effective.platform, ready.image.identities
+    if (found := saved.find(platform, identities)) is not None:
+        return found
+    what = f"the image of {ready.name or ready.ref}"
+    if ready.image.size is not None:  # about what the file will have: layers are saved as they are unpacked
+        check_room(site.cache_dir, ready.image.size, f"saving {what}")
+    step = f"Saving {what}"
     site.emit(StepStarted(step))
-    with site.work_folder("bundle") as work:
+    with site.work_folder("bundle") as work, writing(what):
         path = site.runner.save(ready.image, work)
         kind = SourceKind.SIF if path.suffix == ".sif" else SourceKind.ARCHIVE
-        sha256 = file_digest(path)
+        sha256, size = file_digest(path), path.stat().st_size
         temporary = site.cache.temporary()
-        path.rename(temporary)
-        site.cache.add(sha256, temporary)
-    note.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(note, json.dumps({"sha256": sha256, "kind": kind.value}))
-    site.emit(StepFinished(step))
+        try:
+            path.rename(temporary)
+            site.cache.add(sha256, temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        saved.add(platform, identities, sha256, kind)
+    site.emit(StepFinished(step, readable(size)))
     return sha256, kind

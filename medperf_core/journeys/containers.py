@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from medperf_core.plugin.manifest import load_manifest, manifest_from_data
 from medperf_core.plugin.packager import LocalFiles, Manifest, Packager
 from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.runner import PreparedImage
-from medperf_core.site.bundles import bundled_images
+from medperf_core.site.bundles import LoadedBundle, bundled_images
 from medperf_core.site.fetch import Origin
 from medperf_core.site.offline_server import OfflineServer
 from medperf_core.site.site import Site
@@ -69,6 +69,7 @@ class ReadyContainer:
         source: where its image comes from.
         image: the verified image.
         owner: as policies see it; see ``PolicySubject``.
+        bundle: that brought it; None for a container of a server or a folder.
     """
 
     ref: str
@@ -79,6 +80,24 @@ class ReadyContainer:
     source: ImageSource
     image: PreparedImage
     owner: str = LOCAL
+    bundle: LoadedBundle | None = None
+
+
+@attrs.frozen
+class Candidate:
+    """A way to get an image.
+
+    Attributes:
+        source: where it is; for one that has a ``fetch``, an address.
+        expected: recorded identities that can be compared on that way.
+        fetch: brings its file, which may be large, once it is clear that the runner can use it.
+        bundle: that brought its file.
+    """
+
+    source: ImageSource
+    expected: tuple[ImageIdentity, ...] = ()
+    fetch: Callable[[], Path] | None = None
+    bundle: LoadedBundle | None = None
 
 
 def is_uid(ref: str) -> bool:
@@ -144,7 +163,7 @@ def resolve(site: Site, ref: str, benchmark: int | None = None) -> ReadyContaine
     for note in local.spec.notes:
         site.notice(f"{local.manifest.name}: {note}", level="warning")
     _permit(site, f"container {ref}", LOCAL, benchmark)
-    source, image = _prepare(site, local.spec, ref, _local_sources(site, local.spec))
+    source, image, _ = _prepare(site, local.spec, ref, _local_sources(site, local.spec))
     return ReadyContainer(
         ref, local.spec.name, local.spec, local.files.parameters, local.files.additional_files, source, image
     )
@@ -171,13 +190,13 @@ def _permit(site: Site, what: str, owner: str, benchmark: int | None, recorded: 
     site.permit(Action.PREPARE, subject)
 
 
-def _local_sources(site: Site, spec: ContainerSpec) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
+def _local_sources(site: Site, spec: ContainerSpec) -> Iterator[Candidate]:
     for source in spec.sources:
-        yield source, ()
+        yield Candidate(source)
     url = spec.carried.get("image_url")
     if isinstance(url, str) and not spec.sources:
         fetched = site.fetch(url, origin=Origin.MANIFEST)
-        yield ImageSource(image_file_kind(spec, fetched.path), str(fetched.path), name=spec.name), ()
+        yield Candidate(ImageSource(image_file_kind(spec, fetched.path), str(fetched.path), name=spec.name))
 
 
 def image_file_kind(spec: ContainerSpec, path: Path) -> SourceKind:
@@ -199,16 +218,17 @@ def from_server(site: Site, container: Container, benchmark: int | None = None) 
         raise InvalidEntityError(f"Container {container.uid} ({container.name}) was withdrawn by its owner.")
     owner = _owner_name(site, container)
     _permit(site, f"container {container.uid} ({container.name})", owner, benchmark, container.images())
-    sources = container.sources()
-    project = None
-    if "project" in sources:
-        project = _fetch_tree(site, sources["project"]["url"], sources["project"]["sha256"])
-    manifest = manifest_from_data(container.container_config, name=f"container {container.uid}", project=project)
+    project = container.sources().get("project")
+    tree = _fetch_tree(site, project["url"], project["sha256"]) if project else None
+    manifest = manifest_from_data(container.container_config, name=f"container {container.uid}", project=tree)
     spec = packager_for(site, manifest).read(manifest)
     additional = None
     if container.additional_files_tarball_url:
         additional = _fetch_tree(site, container.additional_files_tarball_url, container.additional_files_tarball_hash)
-    source, image = _prepare(site, spec, f"container {container.uid}", _registered_sources(site, container, spec))
+    sources = _registered_sources(site, container, spec)
+    source, image, bundle = _prepare(site, spec, f"container {container.uid}", sources)
+    if bundle is None and isinstance(site.server, OfflineServer):  # its files, at least, are those that it names
+        bundle, _ = site.server.told(Container, container.uid)
     return ReadyContainer(
         ref=str(container.uid),
         name=container.name,
@@ -218,6 +238,7 @@ def from_server(site: Site, container: Container, benchmark: int | None = None) 
         source=source,
         image=image,
         owner=owner,
+        bundle=bundle,
     )
 
 
@@ -253,41 +274,45 @@ def _owner_name(site: Site, container: Container) -> str:
     return (me.email or me.username) if container.owner == me.id else f"user {container.owner}"
 
 
-def _registered_sources(
-    site: Site, container: Container, spec: ContainerSpec
-) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
-    """Each way to get the image, with the recorded identities that can be compared on that way."""
+def _registered_sources(site: Site, container: Container, spec: ContainerSpec) -> Iterator[Candidate]:
+    """Each way to get the image, with the recorded identities that can be compared on that way.
+
+    An image file that the owner hosts comes first: it is what he tested, and a folder that is built anew, or what a
+    registry has today, need not be the same.
+    """
     yield from _bundled_sources(site, container)
     recorded = container.images()
     sources = container.sources()
-    by_kind = {
-        SourceKind.TREE: (IdentityKind.SOURCE,),
-        SourceKind.REGISTRY: (IdentityKind.MANIFEST, IdentityKind.CONFIG),
-        SourceKind.ARCHIVE: (IdentityKind.ARCHIVE,),
-        SourceKind.SIF: (IdentityKind.SIF,),
-    }
-    ways = [source for source in spec.sources if source.kind is not SourceKind.ARCHIVE]
-    for source in ways:
-        expected = tuple(identity for identity in recorded if identity.kind in by_kind[source.kind])
-        if expected:
-            yield source, expected
     if "image" in sources:
         expected = tuple(identity for identity in recorded if identity.kind in (IdentityKind.ARCHIVE, IdentityKind.SIF))
         if expected:
-            fetched = site.fetch(sources["image"]["url"], origin=site.server_origin, sha256=sources["image"]["sha256"])
-            kind = SourceKind.SIF if expected[0].kind is IdentityKind.SIF else SourceKind.ARCHIVE
-            yield ImageSource(kind, str(fetched.path), name=container.name), expected
+            url, sha256 = sources["image"]["url"], sources["image"]["sha256"]
+            yield Candidate(
+                ImageSource(SourceKind(expected[0].kind.value), url, name=container.name),
+                expected,
+                lambda: site.fetch(url, origin=site.server_origin, sha256=sha256).path,
+            )
+    by_kind = {
+        SourceKind.TREE: (IdentityKind.SOURCE,),
+        SourceKind.REGISTRY: (IdentityKind.MANIFEST, IdentityKind.CONFIG),
+        SourceKind.SIF: (IdentityKind.SIF,),
+    }
+    for source in spec.sources:
+        expected = tuple(identity for identity in recorded if identity.kind in by_kind.get(source.kind, ()))
+        if expected:
+            yield Candidate(source, expected)
 
 
-def _bundled_sources(site: Site, container: Container) -> Iterator[tuple[ImageSource, tuple[ImageIdentity, ...]]]:
+def _bundled_sources(site: Site, container: Container) -> Iterator[Candidate]:
     """Image files that loaded bundles brought: the signed index vouches that each is of this container. What is
     recorded of the container is compared too, as far as the file allows it."""
     if not isinstance(site.server, OfflineServer):
         return
-    for image, identity in bundled_images(site.server.bundles, container):
+    for bundle, image, identity in bundled_images(site.server.bundles, container):
         path = site.cache.file(image.sha256)
         if path is not None:
-            yield ImageSource(image.kind, str(path), name=container.name), (*container.images(), identity)
+            source = ImageSource(image.kind, str(path), name=container.name)
+            yield Candidate(source, (*container.images(), identity), bundle=bundle)
 
 
 _NEEDED = (
@@ -301,22 +326,27 @@ _ONLY_SIF = (
 
 
 def _prepare(
-    site: Site, spec: ContainerSpec, what: str, candidates: Iterable[tuple[ImageSource, tuple[ImageIdentity, ...]]]
-) -> tuple[ImageSource, PreparedImage]:
-    """Prepare the image by the first way that the runner supports.
+    site: Site, spec: ContainerSpec, what: str, candidates: Iterable[Candidate]
+) -> tuple[ImageSource, PreparedImage, LoadedBundle | None]:
+    """Prepare the image by the first way that the runner supports; also says which bundle brought it.
 
     A way that cannot be had leads to the next only where recorded identities say that both give the same container;
     an image that is not the recorded one is never passed over for another.
     """
     failures: list[str] = []
     seen: list[str] = []
-    for source, expected in candidates:
+    for candidate in candidates:
+        source, expected = candidate.source, candidate.expected
         seen.append(source.kind.value)
         if not site.runner.supports(source):
             continue
+        if failures:
+            site.notice(f"{failures[-1]} Another way to get the image is tried.", level="warning")
         step = f"Preparing the image of {spec.name or what}"
         site.emit(StepStarted(step))
         try:
+            if candidate.fetch is not None:
+                source = attrs.evolve(source, location=str(candidate.fetch()))
             image = site.runner.prepare(source, expected)
         except (VerificationError, CancelledError):
             raise
@@ -326,7 +356,7 @@ def _prepare(
             failures.append(str(error))
             continue
         site.emit(StepFinished(step, str(image.identities[0])))
-        return source, image
+        return source, image, candidate.bundle
     if failures:
         raise ExecutionError(f"No image of {what} can be had. " + " ".join(failures))
     offered = ", ".join(dict.fromkeys(seen)) or "no image at all"

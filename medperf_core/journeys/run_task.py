@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from medperf_core.entities import TaskSpec
+from medperf_core.entities.roles import ADDITIONAL_FILES, PARAMETERS
 from medperf_core.errors import InvalidEntityError, UsageError
 from medperf_core.journeys.containers import ReadyContainer, is_uid, read_local, resolve
 from medperf_core.journeys.tasks import NOTHING, build_mounts, check_outputs, execute, permit_run, task_request
@@ -14,8 +15,8 @@ from medperf_core.plugin.runner import Mount, TaskOutcome
 from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
 
-DATA = frozenset({"data_path", "labels_path", "labels", "metadata_path"})
-"""Inputs that are, or may be, patients' data."""
+NO_DATA = frozenset({PARAMETERS, ADDITIONAL_FILES})
+"""Inputs that belong to a container. All others are, or may be made from, patients' data."""
 
 
 def run_container_task(
@@ -27,7 +28,7 @@ def run_container_task(
     *,
     show_command: Callable[[tuple[str, ...]], None] | None = None,
 ) -> TaskOutcome:
-    """Run a task on given inputs.
+    """Run a task on given inputs. These, and what it makes of them, count as data from then on.
 
     Args:
         container: a path (or a UID).
@@ -49,15 +50,17 @@ def run_container_task(
     spec = ready.spec.task(task)
     _check_names(spec, inputs)
     permit_run(site, ready, task, None)
-    site.data_folders.remember(path for label, path in inputs.items() if label in DATA)
     make_folder(output, f"The output folder {output}")
     try:
+        data = [path for label, path in inputs.items() if label not in NO_DATA]
+        site.data_folders.remember([*data, output] if data else [])
         mounts = _mounts(ready, spec, {label: path.resolve() for label, path in inputs.items()}, output)
         if show_command is not None:
             show_command(site.runner.command_line(ready.image, task_request(site, spec, mounts)))
         outcome = execute(site, ready, spec, mounts)
         check_outputs(spec, mounts)
         shutil.rmtree(output / NOTHING, ignore_errors=True)
+        site.data_folders.remember(output.iterdir() if data else [])  # each by itself: one may be moved elsewhere
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)  # it was empty or not there before
         raise

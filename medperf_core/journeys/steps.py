@@ -191,6 +191,8 @@ def _key(site: Site, container: ReadyContainer, task: str, digests: Mapping[str,
         "parameters": path_digest(container.parameters) if container.parameters else "",
         "platform": site.effective.platform,
         "gpus": str(site.effective.resources.gpus),
+        # what an unsigned bundle brought is not reused, unseen, for what a maker signed
+        **({"bundle": [container.bundle.index.maker, *container.bundle.waivers]} if container.bundle else {}),
     }
     return hashlib.sha256(to_json(said)).hexdigest()
 

@@ -167,7 +167,8 @@ def permit_run(site: Site, container: ReadyContainer, task: str, benchmark: int 
             hint="Use --gpus none, or see medperf doctor.",
         )
     limits = needed_limits(resources, site.effective.time_limits.get(task))
-    waived = check_isolation(capabilities, container.image.identities, site.effective.waivers, limits)
+    isolation = check_isolation(capabilities, container.image.identities, site.effective.waivers, limits)
+    waived = (*isolation, *_waived_for(container))
     site.permit(
         Action.RUN,
         PolicySubject(
@@ -179,6 +180,10 @@ def permit_run(site: Site, container: ReadyContainer, task: str, benchmark: int 
         ),
     )
     return waived
+
+
+def _waived_for(container: ReadyContainer) -> tuple[str, ...]:
+    return container.bundle.waivers if container.bundle else ()
 
 
 def execute(
@@ -221,7 +226,7 @@ def execute(
             raise
         outcome = handle.outcome()
     _raise_failure(what, job, outcome)
-    return outcome
+    return attrs.evolve(outcome, waivers=(*outcome.waivers, *_waived_for(container)))
 
 
 def task_request(site: Site, task: TaskSpec, mounts: tuple[Mount, ...]) -> TaskRequest:
@@ -277,6 +282,7 @@ def record_of(container: ReadyContainer, task: TaskSpec, inputs: Mapping[str, st
         started=outcome.started,
         seconds=outcome.seconds,
         peak_memory=outcome.peak_memory,
+        bundle=container.bundle.record if container.bundle else {},
     )
 
 

@@ -24,7 +24,7 @@ from medperf_core.plugin.image_archive import Image, read
 
 YOUNG_SECONDS = 2.0
 _RECORD_LIMIT = 96 << 20
-_FOLDER = "image-archives"
+FOLDER = "image-archives"
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ class _Memory:
 
 def read_archive(path: Path, context: BackendContext) -> tuple[str, tuple[Image, ...]]:
     """``image_archive.read``, from memory if the archive has not changed since."""
-    record = context.cache_dir / _FOLDER / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()}.json"
+    record = context.cache_dir / FOLDER / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()}.json"
     before = _looks(path)
     kept = _recall(record)
     if kept is not None and kept.looks == before:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -69,12 +69,15 @@ class StoragePlugin(Descriptor):
         schemes: URL schemes that it serves, without ``:``.
         credentials: names of the fields that ``context.credentials(NAME)`` may hold for it, in the order in which
             ``medperf auth store NAME`` asks for them. NAME is a scheme of its, or an address of one.
+        check_credentials: looks at such fields before they are stored, and asks nobody. Returns what the person should
+            know, "" for nothing; raises a ``UsageError`` if they can be of no use.
     """
 
     seam: ClassVar[str] = "storage"
     API: ClassVar[int] = 1
     schemes: tuple[str, ...]
     credentials: tuple[str, ...] = ()
+    check_credentials: Callable[[Mapping[str, str]], str] | None = None
     make: Callable[[Any, BackendContext], Storage]
 
 

@@ -59,6 +59,7 @@ class Condition(StrEnum):
 
 NO_ISOLATION = "no-isolation"
 UNSIGNED = "unsigned"
+OLDER_BUNDLE = "older-bundle"
 
 WAIVERS: dict[str, str] = {
     NO_ISOLATION: "run without any isolation: the task can do all that you can",
@@ -71,7 +72,8 @@ WAIVERS: dict[str, str] = {
     "no-cpu-limit": "run although the use of CPUs cannot be limited",
     "no-time-limit": "run although the time cannot be limited",
     "plain-http": "fetch over http without encryption from other machines",
-    UNSIGNED: "load a bundle that nobody signed",
+    UNSIGNED: "load and use a bundle that nobody signed",
+    OLDER_BUNDLE: "load a bundle that is older than the one that was loaded of the same maker and benchmark",
 }
 """Every name that ``--allow`` takes, with its meaning. A name may be followed by ``=`` and an image identity
 (``no-isolation=source:sha256:...``); it then holds for that image only."""

@@ -63,12 +63,16 @@ class PutRequest:
         path: the file on this machine; it must not change meanwhile.
         size: bytes.
         sha256: hexadecimal; the store checks what it sends against it.
+        absent: whether the caller has just looked at the address and nothing was there, so that the store need not look
+            once more for each of many small files. What appeared meanwhile is never replaced, as long as the server
+            takes that condition.
     """
 
     url: str
     path: Path
     size: int
     sha256: str
+    absent: bool = False
 
 
 @attrs.frozen
@@ -128,11 +132,15 @@ class StoragePromise(StrEnum):
     """It goes on at any byte, in one fetch and in a later one, as long as the file is the same; see
     ``FetchRequest.start``."""
     UPLOAD = "upload"
-    """It has ``look``, ``put`` and ``public_url``."""
+    """It has ``look``, ``put`` and ``public_url``, and perhaps ``anonymous``."""
 
 
 class Storage(abc.ABC):
-    """One kind of store, chosen by a URL's scheme."""
+    """One kind of store, chosen by a URL's scheme.
+
+    One instance is used from several threads at once, each with a file of its own. ``on_bytes`` of ``put`` and the sink
+    of ``fetch`` are called from one thread at a time.
+    """
 
     promises: ClassVar[frozenset[StoragePromise]] = frozenset()
     """What it does beyond what every store does."""
@@ -143,6 +151,9 @@ class Storage(abc.ABC):
 
         Raises:
             TransferError: it is not there or cannot be read; names the redacted URL and the reason.
+            AccessRefusedError: the same, where the place that has it answered that it does not give it to whoever asks
+                like that. A store that serves ``public_url`` addresses (``https``), and one that is ``anonymous``, must
+                tell this from faults that may pass: only by this error are published files known to be private.
             OfflineError: a connection would be needed while working offline.
         """
 
@@ -174,6 +185,15 @@ class Storage(abc.ABC):
         None if the store has no such addresses. Only with ``UPLOAD``.
         """
         raise self._no_upload(url)
+
+    def anonymous(self) -> Storage | None:
+        """The same store, at the same place, as it answers somebody without an account; for addresses that have no
+        ``public_url``, and only for reading.
+
+        It must not use any credentials, and refuses what needs some by ``AccessRefusedError``. None where nobody is
+        told from anybody else, as for ``file:``, or where the store cannot do it.
+        """
+        return None
 
     def _no_upload(self, url: str) -> TransferError:
         return TransferError(

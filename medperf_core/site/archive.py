@@ -8,6 +8,7 @@ import os
 import stat
 import tarfile
 import unicodedata
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ LEVEL = 2
 """isal's level of every archive: weights get as small as with zlib's level 6, text about a sixth larger."""
 
 GZIP_BITS = 31  # a window of 32 KiB, with gzip's header and trailer around it
+NAMED = 20
+"""Members of a packed archive that are told by name."""
 NAME_BYTES = 255
 PATH_BYTES = 1024
 DEPTH = 64
@@ -42,11 +45,15 @@ class PackedTar:
             may compress the same tar to different bytes; this hash is the same for all, so it tells whether two
             archives hold the same.
         size: bytes of the archive file.
+        count: of its files and links.
+        names: the paths of the first of them, at most ``NAMED``.
     """
 
     sha256: str
     tar_sha256: str
     size: int
+    count: int = 0
+    names: tuple[str, ...] = ()
 
 
 class _CompressedTar:
@@ -109,7 +116,12 @@ class _CompressedTar:
         self._size += len(data)
 
 
-def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -> PackedTar:
+def pack_tree(
+    root: Path,
+    target: Path,
+    ignored: frozenset[str] = frozenset(),
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> PackedTar:
     """Pack the files and links below ``root`` into a gzip-compressed tar.
 
     Paths, contents, executable bits and link targets decide the bytes; times, owners, other permissions, the order on
@@ -118,6 +130,7 @@ def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -
     Args:
         target: the archive, usually ``*.tar.gz``; replaced in one step, mode 0644.
         ignored: names to leave out, such as ``digest.IGNORED_IN_SOURCES``.
+        on_bytes: is told how many bytes of the files were packed so far, and how many there are; may raise.
 
     Raises:
         InvalidEntityError: the tree holds what cannot be packed (see ``tree_entries``), or changed meanwhile.
@@ -125,11 +138,18 @@ def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -
     """
     entries = tree_entries(root, ignored)
     packed: list[PackedTar] = []
+    total, done = sum(entry.size for entry in entries), 0
+
+    def took(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_bytes is not None:
+            on_bytes(done, total)
 
     def write(stream: BinaryIO) -> None:
         with _CompressedTar(stream) as tar:
             for entry in entries:
-                _add(tar, entry)
+                _add(tar, entry, took)
             tar.write(bytes(2 * tarfile.BLOCKSIZE))
             packed.append(tar.finish())
 
@@ -140,10 +160,10 @@ def pack_tree(root: Path, target: Path, ignored: frozenset[str] = frozenset()) -
             f"The archive {target} cannot be written: {error.strerror or error}.",
             hint="Check the folder and its free space; nothing was kept.",
         ) from error
-    return packed[0]
+    return attrs.evolve(packed[0], count=len(entries), names=tuple(entry.path for entry in entries[:NAMED]))
 
 
-def _add(tar: _CompressedTar, entry: TreeEntry) -> None:
+def _add(tar: _CompressedTar, entry: TreeEntry, took: Callable[[int], None]) -> None:
     info = tarfile.TarInfo(entry.path)
     if entry.link is not None:
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
@@ -159,6 +179,7 @@ def _add(tar: _CompressedTar, entry: TreeEntry) -> None:
             if left < 0:
                 raise _changed(entry)
             tar.took(count)
+            took(count)
     if left:
         raise _changed(entry)
     tar.write(bytes(-entry.size % tarfile.BLOCKSIZE))

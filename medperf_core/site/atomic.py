@@ -18,13 +18,16 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:_NAME_PART]}.{secrets.token_hex(8)}.tmp")
 
 
-def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], None], mode: int = 0o600) -> None:
+def write_atomically(
+    path: Path, content: bytes | str | Callable[[BinaryIO], None], mode: int = 0o600, *, durable: bool = True
+) -> None:
     """Write a file in one step: readers see the old file or all of the new one.
 
     Args:
         path: the file; replaced if it exists. Its folder must exist.
         content: the bytes, text (written as UTF-8), or a function that writes them to the stream it is given.
         mode: permissions of the file, whatever the umask.
+        durable: wait until it is on the disk. Else a power failure may leave the old file, none, or an empty one.
 
     Raises:
         OSError: it cannot be written; the old file is untouched and no temporary file remains.
@@ -39,12 +42,14 @@ def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], Non
             else:
                 stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 @contextmanager

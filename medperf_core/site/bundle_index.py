@@ -2,6 +2,7 @@
 
 A bundle is a plain tar. Its members, in this order: ``medperf-bundle.sig`` (missing if it is not signed),
 ``medperf-bundle.json`` (the index), then every entry of the index, in the order of their SHA-256, named by it.
+What is signed is the index behind a prefix of its own, so that no signature of this key can be taken for another.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import base64
 import binascii
 import json
 import re
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
 
-from medperf_core.entities import Benchmark, Container, ImageIdentity, Model, SourceKind, checks
+from medperf_core.entities import Benchmark, Container, IdentityKind, ImageIdentity, Model, SourceKind, checks
 from medperf_core.entities.codec import from_data, to_json
 from medperf_core.errors import InvalidEntityError, VerificationError
+from medperf_core.plugin.identities import agrees
 from medperf_core.site.keys import FINGERPRINT, PUBLIC_BYTES, SIGNATURE_BYTES, fingerprint, verify
 
 FORMAT = 1
+DOMAIN = b"medperf-bundle-v1\0"
+"""Stands before the index in what is signed."""
 SIGNATURE_NAME = "medperf-bundle.sig"
 INDEX_NAME = "medperf-bundle.json"
 SIGNATURE_LIMIT = 4096
@@ -28,6 +33,8 @@ INDEX_LIMIT = 16 << 20
 ENTRIES_LIMIT = 10_000
 BYTES_LIMIT = 1 << 44
 ENTITIES_LIMIT = 1000
+PARTS_LIMIT = 500_000
+"""Maps and lists of an index, counted before it is parsed: empty ones need much memory and few bytes."""
 _PLATFORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -43,11 +50,11 @@ def _size(instance: object, attribute: attrs.Attribute[int], value: int) -> None
 
 def _moment(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
     try:
-        known = len(value) < 40 and datetime.fromisoformat(value).tzinfo is not None
+        known = len(value) < 40 and datetime.fromisoformat(value).utcoffset() == timedelta(0)
     except ValueError:
         known = False
     if not known:
-        raise InvalidEntityError(f"{attribute.name} is no moment.")
+        raise InvalidEntityError(f"{attribute.name} is no moment in UTC.")
 
 
 def _maker(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -146,18 +153,67 @@ class BundleIndex:
         for image in self.images:
             if image.container not in known or image.sha256 not in listed:
                 raise InvalidEntityError("an image is of no container or file that is listed.")
-        if self.benchmark not in {benchmark.id for benchmark in self.benchmarks}:
+        own = next((benchmark for benchmark in self.benchmarks if benchmark.id == self.benchmark), None)
+        if own is None:
             raise InvalidEntityError(f"benchmark {self.benchmark} is not among the benchmarks.")
+        reference = next((model.container for model in self.models if model.id == own.reference_model), None)
+        runs = {own.data_preparation_mlcube, own.data_evaluator_mlcube, reference.id if reference else None}
+        if not runs <= known:
+            raise InvalidEntityError(f"what benchmark {self.benchmark} runs is not all listed.")
+        for what, _, sha256 in needed_files(own, self.containers):
+            if sha256 not in listed:
+                raise InvalidEntityError(f"the {what} is not among the entries.")
+        recorded = {container.id: container.images() for container in self.containers}
+        for image in self.images:
+            if not _fits(image, recorded[image.container]):
+                raise InvalidEntityError(f"an image of container {image.container} is not the recorded one.")
 
     @property
     def size(self) -> int:
         """Bytes of all entries."""
         return sum(entry.size for entry in self.entries)
 
+    @property
+    def made(self) -> datetime:
+        """When it was made."""
+        return datetime.fromisoformat(self.created_at).astimezone(UTC)
+
+
+def needed_files(benchmark: Benchmark, containers: Sequence[Container]) -> Iterator[tuple[str, str, str]]:
+    """What each file is that a benchmark's containers need, its address, and its SHA-256; without images.
+
+    Raises:
+        InvalidEntityError: a record of where files are is malformed.
+    """
+    yield "demo dataset", benchmark.demo_dataset_tarball_url, benchmark.demo_dataset_tarball_hash
+    words = {"mlcube": "manifest", "parameters": "parameters", "project": "project"}
+    for container in containers:
+        name = f"container {container.id} ({container.name})"
+        for part, source in sorted(container.sources().items()):
+            if part in words:
+                yield f"{words[part]} of {name}", source["url"], source["sha256"]
+        if container.additional_files_tarball_url:
+            url, sha256 = container.additional_files_tarball_url, container.additional_files_tarball_hash
+            yield f"additional files of {name}", url, sha256
+
+
+def _fits(image: BundleImage, recorded: Sequence[ImageIdentity]) -> bool:
+    """Whether an image may be the one that is recorded, as far as identities of the same kinds can be compared: not
+    those of files, of which one image may have several."""
+    known = [ImageIdentity.parse(text) for text in image.identities]
+    shared = {identity.kind for identity in known} - {IdentityKind.ARCHIVE, IdentityKind.SIF}
+    wanted = [identity for identity in recorded if identity.kind in shared]
+    return not wanted or agrees(wanted, known)
+
 
 def write_index(index: BundleIndex) -> bytes:
-    """The bytes that are signed."""
+    """Its bytes, as they are in the bundle."""
     return to_json(index)
+
+
+def signed_bytes(index: bytes) -> bytes:
+    """The bytes that are signed for an index."""
+    return DOMAIN + index
 
 
 def read_index(data: bytes, name: str) -> BundleIndex:
@@ -190,9 +246,12 @@ def write_signature(public: bytes, signature: bytes) -> bytes:
 def signer(data: bytes, index: bytes, name: str) -> str:
     """The fingerprint of the key that signed an index.
 
+    Args:
+        data: the content of the member beside the index.
+
     Raises:
         InvalidEntityError: it is no signature.
-        VerificationError: it is not one of these bytes.
+        VerificationError: it is not one of this index.
     """
     document = _json(data, SIGNATURE_LIMIT, name)
     try:
@@ -202,7 +261,7 @@ def signer(data: bytes, index: bytes, name: str) -> str:
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES or set(document) != {"key", "signature"}:
         raise InvalidEntityError(f"The signature of the bundle {name} is not an Ed25519 signature.")
     try:
-        verify(public, signature, index)
+        verify(public, signature, signed_bytes(index))
     except VerificationError as error:
         raise VerificationError(
             f"The bundle {name} is not what its maker signed: its index was changed, or the signature is of another "
@@ -215,6 +274,8 @@ def signer(data: bytes, index: bytes, name: str) -> str:
 def _json(data: bytes, limit: int, name: str) -> dict[str, Any]:
     if len(data) > limit:
         raise InvalidEntityError(f"The bundle {name} has an index or a signature that is larger than any real one.")
+    if data.count(b"{") + data.count(b"[") > PARTS_LIMIT:
+        raise InvalidEntityError(f"The bundle {name} has an index with more parts than any real one.")
     try:
         document = json.loads(data)
         # Halves of characters, which JSON can name, could be neither printed nor written.

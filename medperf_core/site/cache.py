@@ -17,26 +17,30 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import attrs
-from filelock import FileLock
 
 from medperf_core.entities.checks import SHA256_HEX
 from medperf_core.errors import InvalidEntityError, NotFoundError
 from medperf_core.plugin.digest import file_digest, tree_digest
 from medperf_core.site.archive import unpack
 from medperf_core.site.atomic import write_atomically
+from medperf_core.site.hold import held
+from medperf_core.site.home import remove_tree
 from medperf_core.site.partials import Partials
 from medperf_core.site.tarstream import UnpackLimits
 
 LEFTOVER_SECONDS = 24 * 3600
+SMALL = 1 << 20
+"""Bytes up to which a new file is not waited for to be on the disk."""
 _DEFAULT_LIMITS = UnpackLimits()
 
 
@@ -78,6 +82,7 @@ class Cache:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
         self.partials = Partials(root / "partial")
+        self._is_tidy = False
 
     def temporary(self) -> Path:
         """A new name for a file on its way in, for ``add``. Whoever asks removes it if it comes to nothing."""
@@ -86,6 +91,8 @@ class Cache:
     def file(self, sha256: str) -> Path | None:
         """The file of that hash; None if there is none, or if it is not what it was and so was dropped."""
         path = self._path(Kind.FILE, sha256)
+        if not os.path.lexists(path):
+            return None
         with self._lock(sha256):  # so that what is about to be used is not freed
             looks = _looks_of_file(path)
             if looks is not None and _recorded(path) == looks:
@@ -96,6 +103,9 @@ class Cache:
     def add(self, sha256: str, temporary: Path) -> Path:
         """Take in a file whose SHA-256 was computed while it was written.
 
+        A large one is on the disk afterwards. A small one may not be yet, so it is hashed again after the next start of
+        the machine: waiting for the disk would take longer than fetching it.
+
         Args:
             temporary: the file, at a name that ``temporary()`` gave; it is moved.
         """
@@ -105,10 +115,16 @@ class Cache:
                 temporary.unlink()
                 _note_use(path)
             else:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
                 temporary.chmod(0o444)
-                temporary.rename(path)
-                _record(path, _looks_of_file(path))
+                boot = "" if temporary.stat().st_size > SMALL else _boot()
+                if not boot:
+                    _sync(temporary)
+                try:
+                    temporary.rename(path)
+                except FileNotFoundError:
+                    path.parent.mkdir(mode=0o700, exist_ok=True)
+                    temporary.rename(path)
+                _record(path, _looks_of_file(path), boot=boot)
         return path
 
     def tree(self, sha256: str, limits: UnpackLimits = _DEFAULT_LIMITS) -> Path:
@@ -188,32 +204,60 @@ class Cache:
 
     def verify(self) -> list[CacheEntry]:
         """Hash everything that is whole again, whatever it looks like; drops and returns what is not what it was."""
-        dropped = []
-        for entry in self.entries():
-            if entry.kind is Kind.PARTIAL:
-                continue
-            with self._lock(entry.sha256):
-                used = _used(entry.path)
-                if entry.kind is Kind.FILE:
-                    good = self._checked_file(entry.path, entry.sha256, anew=True)
-                else:
-                    good = self._checked_tree(entry.path, anew=True)
-                if good and used is not None:  # to look at it is not to use it
-                    os.utime(_record_path(entry.path), ns=(used, used))
-            if not good:
-                dropped.append(entry)
-        return dropped
+        return [entry for entry in self.entries() if entry.kind is not Kind.PARTIAL and not self.verify_entry(entry)]
 
-    def remove_leftovers(self, older_than: float = LEFTOVER_SECONDS) -> None:
-        """Remove what crashed processes left on its way in and nobody wrote to for that many seconds, and interrupted
-        files that are kept no longer."""
+    def verify_entry(self, entry: CacheEntry) -> bool:
+        """Hash a file or a tree again, whatever it looks like; drops it if it is not what it was."""
+        with self._lock(entry.sha256):
+            used = _used(entry.path)
+            if entry.kind is Kind.FILE:
+                good = self._checked_file(entry.path, entry.sha256, anew=True)
+            else:
+                good = self._checked_tree(entry.path, anew=True)
+            if good and used is not None:  # to look at it is not to use it
+                os.utime(_record_path(entry.path), ns=(used, used))
+        return good
+
+    def tidy(self) -> None:
+        """``remove_leftovers``, once for this object: before files are fetched."""
+        if not self._is_tidy:
+            self._is_tidy = True
+            self.remove_leftovers()
+
+    def remove_leftovers(self, before: float | None = None) -> int:
+        """Remove what crashed processes left on its way in, and interrupted files that are kept no longer; returns the
+        bytes that the former had.
+
+        Args:
+            before: seconds since the epoch; only what nobody touched since then. None for a day ago.
+        """
         self.partials.sweep()
-        for path in (self.root / "temp").iterdir():
+        freed = 0
+        for path, size in self.leftovers(before):
             try:
-                if time.time() - path.lstat().st_mtime > older_than:
-                    self._discard(path)
+                self._discard(path)
+                freed += size
             except OSError:
                 pass  # another process was faster
+        return freed
+
+    def leftovers(self, before: float | None = None) -> list[tuple[Path, int]]:
+        """What ``remove_leftovers`` would remove, with its bytes."""
+        limit = time.time() - LEFTOVER_SECONDS if before is None else before
+        found = []
+        for path in (self.root / "temp").iterdir():
+            with suppress(OSError):
+                status = path.lstat()
+                # The change time, too: an old file may have got its name there just now.
+                if max(status.st_mtime, status.st_ctime) < limit:
+                    found.append((path, tree_size(path)))
+        return found
+
+    def sweep_locks(self) -> None:
+        """Remove lock files. Only while nobody else uses the cache: who waits for a removed one would not be alone."""
+        for path in (*(self.root / "locks").glob("*.lock"), *(self.root / "partial").glob("*.lock")):
+            with suppress(OSError):
+                path.unlink()
 
     def _path(self, kind: Kind, sha256: str) -> Path:
         if not SHA256_HEX.fullmatch(sha256):
@@ -229,20 +273,25 @@ class Cache:
 
     def _lock(self, sha256: str) -> AbstractContextManager[object]:
         self._path(Kind.FILE, sha256)
-        return FileLock(self.root / "locks" / f"{sha256}.lock", mode=0o600)
+        return held(self.root / "locks" / f"{sha256}.lock")
 
     def _checked_file(self, path: Path, sha256: str, *, anew: bool = False) -> bool:
         looks = _looks_of_file(path)
+        if looks is None and not os.path.lexists(path):
+            return False
         if looks is not None and not anew and _recorded(path) == looks:
             return True
         try:
-            if looks is not None and file_digest(path) == sha256 and _looks_of_file(path) == looks:
-                _record(path, looks)
-                return True
+            good = looks is not None and file_digest(path) == sha256 and _looks_of_file(path) == looks
         except OSError:
-            pass  # a file that cannot be read is as good as none
-        self._drop(path)
-        return False
+            good = False  # a file that cannot be read is as good as none
+        if not good:
+            self._drop(path)
+            return False
+        with suppress(OSError):  # such as on a full disk: it is hashed again the next time
+            _sync(path)
+            _record(path, looks)
+        return True
 
     def _checked_tree(self, path: Path, *, anew: bool = False) -> bool:
         if not anew and _is_unchanged_tree(path):
@@ -250,12 +299,11 @@ class Cache:
         expected = _record_of(path).get("tree_digest")
         if expected and path.is_dir() and not path.is_symlink():
             looks = _looks_of_tree(path)
-            try:
+            with suppress(InvalidEntityError, OSError):  # for something that no archive can have brought; it goes
                 if tree_digest(path) == expected:
-                    _record(path, looks, expected)
+                    with suppress(OSError):  # as above
+                        _record(path, looks, expected)
                     return True
-            except (InvalidEntityError, OSError):
-                pass  # something that no archive can have brought; it goes
         self._drop(path)
         return False
 
@@ -268,19 +316,38 @@ class Cache:
         """Takes its name away in one step, then removes it."""
         aside = self.temporary()
         path.rename(aside)
-        if aside.is_dir() and not aside.is_symlink():
-            shutil.rmtree(aside)
-        else:
-            aside.unlink()
+        remove_tree(aside)
 
 
 def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _record(path: Path, looks: str | None, digest: str = "") -> None:
-    content = json.dumps({"looks": looks, "tree_digest": digest} if digest else {"looks": looks})
-    write_atomically(_record_path(path), content)
+@cache
+def _boot() -> str:
+    """Names the time since the machine was started; "" where that is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _record(path: Path, looks: str | None, digest: str = "", boot: str = "") -> None:
+    """Write down what an entry looks like; with ``boot``, only until the next start of the machine."""
+    fields = {"looks": looks, "tree_digest": digest, "boot": boot}
+    content = json.dumps({name: value for name, value in fields.items() if value})
+    if digest:
+        write_atomically(_record_path(path), content)
+    else:  # without it, or with half of it, a file is hashed again: not worth waiting for the disk
+        _record_path(path).write_text(content)
 
 
 def _used(path: Path) -> int | None:
@@ -307,7 +374,8 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 
 def _recorded(path: Path) -> str | None:
-    looks = _record_of(path).get("looks")
+    record = _record_of(path)
+    looks = record.get("looks") if record.get("boot", "") in ("", _boot()) else None
     return looks if isinstance(looks, str) else None
 
 
@@ -317,14 +385,18 @@ def _is_unchanged_tree(path: Path) -> bool:
 
 
 def _looks(path: str | Path) -> str:
+    return _looks_of(os.lstat(path))
+
+
+def _looks_of(status: os.stat_result) -> str:
     # The change time cannot be set back by whoever changes the content and then the other times.
-    status = os.lstat(path)
     return f"{status.st_mode:o} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _looks_of_file(path: Path) -> str | None:
     try:
-        return _looks(path) if path.is_file() and not path.is_symlink() else None
+        status = os.lstat(path)
+        return _looks_of(status) if stat.S_ISREG(status.st_mode) else None
     except OSError:
         return None
 

@@ -72,21 +72,33 @@ class SystemKeyring:
         return _asked(lambda: self._backend.get_password(service, user), "cannot be read", told=True)
 
     def put(self, service: str, user: str, text: str) -> None:
-        """Store an entry in place of the one that was there, and see that it is there."""
+        """Store an entry in place of the one that was there, and see that it is there; else the old one is again."""
         size = len(text.encode())
         if size > LARGEST:
             raise ConfigurationError(
                 f"This login has {size} bytes, and a keyring's entry may have {LARGEST}; it was not stored.",
                 hint=f"Log in in a way that gives a shorter token; {_INSTEAD}",
             )
+        before = self.get(service, user)
+        if self._kept(service, user, text):
+            return
+        if before is None:
+            self.delete(service, user)
+            left = "nothing is stored"
+        elif self._kept(service, user, before):
+            left = "what was stored before is still there"
+        else:
+            left = "what was stored before is lost too"
+        raise ConfigurationError(
+            f"The system keyring did not keep what it was given; {left}.",
+            hint=f"Look at it with the desktop's own program for passwords; {_INSTEAD}",
+        )
+
+    def _kept(self, service: str, user: str, text: str) -> bool:
+        """Write an entry; whether it is there then."""
         # What a keyring says of a failure might repeat what it was given.
         _asked(lambda: self._backend.set_password(service, user, text), "cannot be written to", told=False)
-        if self.get(service, user) != text:
-            self.delete(service, user)
-            raise ConfigurationError(
-                "The system keyring did not keep what it was given; nothing is stored.",
-                hint=f"Look at it with the desktop's own program for passwords; {_INSTEAD}",
-            )
+        return self.get(service, user) == text
 
     def delete(self, service: str, user: str) -> None:
         """Forget an entry, if there is one."""

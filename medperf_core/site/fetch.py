@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from threading import Lock
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import attrs
 
@@ -17,7 +20,9 @@ from medperf_core.plugin.events import Notice, StepFinished, StepStarted
 from medperf_core.plugin.storage import FetchRequest, Storage, StoragePromise
 from medperf_core.site.cache import Cache
 from medperf_core.site.partials import Partial
+from medperf_core.site.several import several
 from medperf_core.site.sink import CacheSink, writing
+from medperf_core.site.whole import received
 
 MAX_BYTES = 1 << 40
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -57,6 +62,14 @@ class Fetched:
     url: str
     url_redacted: str
     reused: bool = False
+
+
+@attrs.frozen
+class Wanted:
+    """A file to fetch; see ``Fetcher.fetch``."""
+
+    url: str
+    sha256: str | None = None
 
 
 class Fetcher:
@@ -102,15 +115,31 @@ class Fetcher:
         scheme = address.partition(":")[0]
         store = self._storages(scheme)
         shown = store.redact(address)
-        what = f"fetching {shown}"
+        what = f"Fetching {shown}"
         self._context.cancel.raise_if_cancelled()
         self._context.emit(StepStarted(what))
         fetched = self._fetch(store, FetchRequest(address, origin.allow_local, self._max_bytes), shown, expected)
         self._context.emit(StepFinished(what))
         return fetched
 
+    def fetch_all(self, wanted: Sequence[Wanted], *, origin: Origin) -> list[Fetched]:
+        """Fetch several files beside each other; in the order in which they are wanted.
+
+        Raises:
+            MedperfError: as ``fetch`` does for the first one that fails; the others are ended.
+        """
+        self._cache.tidy()
+        context = attrs.evolve(self._context, cancel=self._context.cancel.child())
+        fetcher = Fetcher(self._cache, _one_each(self._storages), context, self._max_bytes)
+        once = list(dict.fromkeys(wanted))
+        found = several(
+            (partial(fetcher.fetch, each.url, origin=origin, sha256=each.sha256) for each in once), context.cancel
+        )
+        by_wanted = dict(zip(once, found, strict=True))
+        return [by_wanted[each] for each in wanted]
+
     def _fetch(self, store: Storage, request: FetchRequest, shown: str, expected: str | None) -> Fetched:
-        self._cache.remove_leftovers()
+        self._cache.tidy()
         # Without an expected hash, nobody would notice if what is kept did not fit what comes.
         if expected and StoragePromise.RESUME in store.promises:
             with self._cache.partials.taken(shown, expected) as partial:
@@ -131,18 +160,12 @@ class Fetcher:
         shown: str,
         expected: str | None,
     ) -> Fetched:
-        sink, joined = self._receive(path, partial, store, request, shown, expected)
-        if joined and expected not in (None, sink.sha256):
-            self._context.emit(
-                Notice(
-                    f"{shown} came in several parts that do not make up the expected file; it is fetched once more in "
-                    "one piece.",
-                    "warning",
-                )
-            )
-            _remove(path, partial)
-            request = attrs.evolve(request, whole=True)
-            sink, _ = self._receive(path, partial, store, request, shown, expected)
+        def receive(whole: bool) -> tuple[CacheSink, bool]:
+            if whole:
+                _remove(path, partial)
+            return self._receive(path, partial, store, attrs.evolve(request, whole=whole), shown, expected)
+
+        sink = received(receive, lambda came: expected in (None, came.sha256), shown, self._context.emit)
         if expected not in (None, sink.sha256):
             _remove(path, partial)
             raise _mismatch(shown, str(expected), sink)
@@ -177,10 +200,25 @@ class Fetcher:
         return sink, sink.resumed or info.joined
 
 
+def _one_each(storages: Callable[[str], Storage]) -> Callable[[str], Storage]:
+    """The same store for all files of a scheme, so that its connections are used again."""
+    made: dict[str, Storage] = {}
+    lock = Lock()
+
+    def storage(scheme: str) -> Storage:
+        with lock:
+            if scheme not in made:
+                made[scheme] = storages(scheme)
+            return made[scheme]
+
+    return storage
+
+
 def _remove(path: Path, partial: Partial | None) -> None:
-    path.unlink(missing_ok=True)
     if partial is not None:
         partial.discard()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _mismatch(shown: str, expected: str, sink: CacheSink) -> VerificationError:
@@ -221,7 +259,7 @@ def _address(url: str, origin: Origin) -> str:
     if any(ord(char) < 33 or ord(char) == 127 for char in address) or "\\" in address:
         raise TransferError(
             f"The address {_redacted(address)!r} has a blank, a backslash or a control character.",
-            hint="Write %20 for a blank.",
+            hint=blank_hint(address),
         )
     scheme, _, rest = address.partition(":")
     if scheme.lower() == "file" and not origin.allow_local:
@@ -230,6 +268,29 @@ def _address(url: str, origin: Origin) -> str:
             hint="Only an address that is typed here may do that; ask for an https address.",
         )
     return f"{scheme.lower()}:{rest}"
+
+
+def local_file(url: str) -> Path | None:
+    """The file of this machine that an address of ``Fetcher.fetch`` leads to; None for others.
+
+    Raises:
+        TransferError: it is no address.
+    """
+    address = _address(url, Origin.TYPED)
+    if not address.startswith("file:"):
+        return None
+    try:
+        path = unquote_to_bytes(urlsplit(address).path)
+    except ValueError:  # nothing is fetched from there
+        return None
+    return None if b"\0" in path else Path(os.fsdecode(path))
+
+
+def blank_hint(address: str) -> str:
+    """What to do about a blank in an address or in the name of a file that is hosted there."""
+    if address[:3].lower() in ("s3:", "gs:"):
+        return "In s3: and gs: addresses %20 stands for itself, so choose names without blanks."
+    return "Write %20 for a blank."
 
 
 def _redacted(address: str) -> str:

@@ -48,6 +48,7 @@ def locked(path: Path, what: str, timeout: float = LOCK_SECONDS) -> Iterator[Non
 
     Raises:
         ConfigurationError: another command holds it for longer than ``timeout`` seconds; ``what`` says what is locked.
+            Or the disk cannot lock files.
     """
     lock = FileLock(path, timeout=timeout, mode=0o600)
     try:
@@ -57,10 +58,21 @@ def locked(path: Path, what: str, timeout: float = LOCK_SECONDS) -> Iterator[Non
             f"Another medperf command has been using {what} for more than {timeout:.0f} seconds.",
             hint="Wait for it to end, then try again.",
         ) from None
+    except OSError as error:
+        raise cannot_lock(path, error) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def cannot_lock(path: Path, error: OSError) -> ConfigurationError:
+    """What to say of a lock file that cannot be locked, or made, on its disk."""
+    return ConfigurationError(
+        f"{path} cannot be locked: {error.strerror or error}.",
+        hint="Commands that run at the same time need locks. If this is a network disk, have it mounted with locks "
+        "switched on; else set MEDPERF_HOME to a folder on a disk of this machine.",
+    )
 
 
 @attrs.frozen
@@ -100,8 +112,9 @@ class Home:
             home._bring_to(version, migrations)
             for folder in _FOLDERS:
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
-            if not (home.path / PLACE_FILE).exists():
-                (home.path / USUAL).mkdir(mode=0o700, exist_ok=True)
+            usual = home.path / USUAL
+            if not (home.path / PLACE_FILE).exists() and not usual.is_symlink():
+                usual.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder {home.path} cannot be used: {error.strerror}.",

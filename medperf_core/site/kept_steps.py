@@ -10,7 +10,8 @@ from medperf_core.site.home import Home
 
 STEPS = "steps"
 """Folder in the cache, with a folder for each kept step, named by its key."""
-_NOTE = "step.json"
+NOTE = "step.json"
+"""In the folder of a kept step: its record, and the digests of its outputs."""
 
 
 def step_lock(home: Home, key: str) -> Path:
@@ -21,12 +22,19 @@ def step_lock(home: Home, key: str) -> Path:
 def note_step_use(kept: Path) -> None:
     """Note that a kept step is used now."""
     with suppress(OSError):  # a cache that only others may write to
-        os.utime(kept / _NOTE)
+        os.utime(kept / NOTE)
 
 
 def step_used(kept: Path) -> float:
     """When it was last used, in seconds since the epoch; 0 for what is no step."""
     try:
-        return (kept / _NOTE).stat().st_mtime
+        return (kept / NOTE).stat().st_mtime
     except OSError:
         return 0.0
+
+
+def sweep_step_locks(home: Home) -> None:
+    """Remove the lock files of steps; only while nobody uses the cache."""
+    for path in home.locks.glob("step-*.lock"):
+        with suppress(OSError):
+            path.unlink()

@@ -109,36 +109,46 @@ class KeyStore:
 
         Raises:
             NotFoundError: there is none.
-            ConfigurationError: others may read it, or it is damaged.
+            ConfigurationError: it is not this user's alone, or it is damaged.
         """
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # without O_NONBLOCK, opening a named pipe would wait for ever for its other end
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFoundError("This site has no key yet.", hint="Make one: medperf site key") from None
         except OSError as error:
             raise self._unusable(error.strerror or str(error)) from error
-        with os.fdopen(descriptor, "rb") as stream:
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
-                raise self._unusable("others may read it, so it may be known to them")
-            text = stream.read(_PEM_LIMIT)
         try:
-            found = load_pem_private_key(text, password=None)
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                raise self._unusable("it is not a file of this user")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise self._unusable("others may read it, so it may be known to them")
+            text = os.read(descriptor, _PEM_LIMIT)
+        finally:
+            os.close(descriptor)
+        try:
+            key = load_pem_private_key(text, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise self._unusable("it is damaged") from error
-        if not isinstance(found, Ed25519PrivateKey):
+        if not isinstance(key, Ed25519PrivateKey):
             raise self._unusable("it is no Ed25519 key")
-        return SiteKey(found.public_key().public_bytes_raw(), found)
+        return SiteKey(key.public_key().public_bytes_raw(), key)
 
     def make(self) -> SiteKey:
         """Make a key pair unless there is one; returns the one that is there then."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-        self.file.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.file.parent.mkdir(mode=0o700, exist_ok=True)
+            self.file.parent.chmod(0o700)  # who can write to the folder could put another key there
+        except OSError as error:
+            raise self._unusable(f"its folder: {error.strerror}") from error
         with locked(self._home.locks / "site-key.lock", "the key of this site"):
             if not self.exists():
                 made = Ed25519PrivateKey.generate()

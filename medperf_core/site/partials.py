@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import attrs
-from filelock import FileLock, Timeout
 
 from medperf_core.entities.checks import SHA256_HEX
 from medperf_core.site.atomic import write_atomically
+from medperf_core.site.hold import held
 
 KEPT_SECONDS = 7 * 24 * 3600
 KEPT_FILES = 8
@@ -90,8 +91,9 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the bytes, too."""
-        self.forget()
-        self.path.unlink(missing_ok=True)
+        for path in (self._record_path, self.path):
+            if os.path.lexists(path):  # mostly there is nothing
+                path.unlink(missing_ok=True)
 
 
 class Partials:
@@ -109,21 +111,22 @@ class Partials:
             address: without secrets.
             sha256: hexadecimal, of the whole file as it is expected.
         """
-        key = hashlib.sha256(f"{address}\n{sha256}".encode("utf-8", "surrogateescape")).hexdigest()
-        lock = self._lock(key)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield None
-            return
-        try:
+        key = _key(address, sha256)
+        with self._held(key) as mine:
+            if not mine:
+                yield None
+                return
             partial = self._partial(key)
             record = partial.kept()
             if record is None or record.sha256 != sha256:
                 partial.discard()
             yield partial
-        finally:
-            lock.release()
+
+    def kept_bytes(self, address: str, sha256: str) -> int:
+        """How many bytes are there to go on from, for ``taken`` with the same words; 0 if there are none."""
+        partial = self._partial(_key(address, sha256))
+        record = partial.kept()
+        return _size(partial.path) if record is not None and record.sha256 == sha256 else 0
 
     def parts(self) -> list[KeptPart]:
         """All interrupted files, those being worked on too, the oldest first."""
@@ -138,18 +141,13 @@ class Partials:
 
     def remove(self, key: str) -> int:
         """Remove one unless somebody works on it; returns the bytes that it had."""
-        lock = self._lock(key)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return 0
-        try:
+        with self._held(key) as mine:
+            if not mine:
+                return 0
             partial = self._partial(key)
             freed = _size(partial.path)
             partial.discard()
             return freed
-        finally:
-            lock.release()
 
     def sweep(self) -> None:
         """Remove what is too old, or of no use, or more than is kept."""
@@ -167,8 +165,12 @@ class Partials:
     def _partial(self, key: str) -> Partial:
         return Partial(self._root / f"{key}.part", self._root / f"{key}.json")
 
-    def _lock(self, key: str) -> FileLock:
-        return FileLock(self._root / f"{key}.lock", mode=0o600)
+    def _held(self, key: str) -> AbstractContextManager[bool]:
+        return held(self._root / f"{key}.lock", wait=False)
+
+
+def _key(address: str, sha256: str) -> str:
+    return hashlib.sha256(f"{address}\n{sha256}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _size(path: Path) -> int:

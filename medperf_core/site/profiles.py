@@ -36,7 +36,7 @@ from medperf_core.plugin.isolation import Waiver
 from medperf_core.plugin.runner import Gpus
 from medperf_core.plugin.settings import SettingField, convert
 from medperf_core.site.atomic import write_atomically
-from medperf_core.site.home import Home, check_name, locked
+from medperf_core.site.home import Home, check_name, locked, remove_tree
 from medperf_core.site.keys import check_fingerprint
 from medperf_core.site.options import parse_size
 
@@ -202,6 +202,7 @@ class ProfileStore:
 
     def __init__(self, home: Home) -> None:
         self._file = home.config_file
+        self._home = home
         self._lock = home.locks / "config.lock"
 
     def names(self) -> tuple[str, ...]:
@@ -269,7 +270,7 @@ class ProfileStore:
             self._write(attrs.evolve(config, active=name))
 
     def delete(self, name: str) -> None:
-        """Forget a profile.
+        """Forget a profile, and the bundles that were loaded for it.
 
         Raises:
             UsageError: it is the active one or ``default``.
@@ -283,6 +284,8 @@ class ProfileStore:
                 )
             if name == DEFAULT:
                 raise UsageError(f"The profile {DEFAULT!r} cannot be deleted.", hint="Change its keys instead.")
+            # first: a new profile of this name must not begin with them
+            remove_tree(self._home.bundles_dir / check_name(name, "a profile"))
             self._write(attrs.evolve(config, profiles={k: v for k, v in config.profiles.items() if k != name}))
 
     def _changing(self) -> AbstractContextManager[None]:

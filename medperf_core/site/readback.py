@@ -6,6 +6,7 @@ from medperf_core.errors import TransferError, VerificationError
 from medperf_core.plugin.context import BackendContext
 from medperf_core.plugin.storage import FetchRequest, Storage
 from medperf_core.site.side_hash import SideHash
+from medperf_core.site.whole import received
 
 
 class _HashSink:
@@ -43,15 +44,20 @@ def read_back(store: Storage, url: str, size: int, sha256: str, context: Backend
         VerificationError: something else is there.
         TransferError: it cannot be read.
     """
-    sink = _HashSink(context, size)
-    try:
-        store.fetch(FetchRequest(url, True, size), sink)
-        found = sink.digest.hexdigest()
-    finally:
-        sink.digest.close()
-    if (sink.written, found) != (size, sha256):
+    shown = store.redact(url)
+
+    def receive(whole: bool) -> tuple[tuple[int, str], bool]:
+        sink = _HashSink(context, size)
+        try:
+            info = store.fetch(FetchRequest(url, True, size, whole=whole), sink)
+            return (sink.written, sink.digest.hexdigest()), info.joined
+        finally:
+            sink.digest.close()
+
+    found = received(receive, lambda what: what == (size, sha256), shown, context.emit)
+    if found != (size, sha256):
         raise VerificationError(
-            f"{store.redact(url)} is not what was uploaded: expected {size} bytes with SHA-256 {sha256}, found "
-            f"{sink.written} with {found}.",
+            f"{shown} is not what was uploaded: expected {size} bytes with SHA-256 {sha256}, found {found[0]} with "
+            f"{found[1]}.",
             hint="Somebody changed it, or an upload by another program was cut short. Publish under another prefix.",
         )

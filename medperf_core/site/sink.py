@@ -207,15 +207,13 @@ class CacheSink:
         self._begin()
 
     def finish(self, info: FetchInfo) -> None:
-        """Make sure that all that was announced came, and that it is on the disk."""
+        """Make sure that all that was announced came."""
         for size in (self._expected, info.size):
             if size is not None and size != self._written:
                 raise self._spoil(
                     f"{self._shown} was cut short: {self._written} of {size} bytes came.",
                     "Try again; nothing was kept.",
                 )
-        with writing(self._shown):
-            os.fsync(self._stream.fileno())
         self._tell(finished=True)
 
     def _write_out(self) -> None:
@@ -246,7 +244,7 @@ class CacheSink:
 
     def _tell(self, *, finished: bool) -> None:
         if self._is_time() or finished:
-            self._context.emit(Progress(f"fetching {self._shown}", self._written, self._expected))
+            self._context.emit(Progress(f"Fetching {self._shown}", self._written, self._expected))
 
 
 @contextmanager

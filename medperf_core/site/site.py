@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from medperf_core.plugin.manager import PluginManager
 from medperf_core.plugin.policy import Action, PolicySubject
 from medperf_core.plugin.settings import fields_of, make_settings
 from medperf_core.site.approver import Approver, DenyAll
-from medperf_core.site.cache_place import WORK, in_home
+from medperf_core.site.cache_place import work_place
 from medperf_core.site.credentials import CredentialStore
 from medperf_core.site.home import Home
 from medperf_core.site.options import Effective, SiteOptions, merge
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from medperf_core.site.digest_cache import DigestCache
     from medperf_core.site.door import Door
     from medperf_core.site.egress import EgressGate
-    from medperf_core.site.fetch import Fetched, Fetcher, Origin
+    from medperf_core.site.fetch import Fetched, Fetcher, Origin, Wanted
     from medperf_core.site.jobs import JobNotes
     from medperf_core.site.outbox import Outbox
     from medperf_core.site.records import Records
@@ -170,6 +170,8 @@ class Site:
             self.redact,
         )
         other.cancel = self.cancel.child()
+        if "bundles" in self.__dict__:  # what is left out is told once
+            other.bundles = self.bundles
         return other
 
     def close(self) -> None:
@@ -222,7 +224,7 @@ class Site:
     def temp(self) -> Path:
         """A folder for the work in hand, on the disk of the cache; removed by ``close`` or, after a crash, by the next
         command."""
-        place = None if in_home(self.home.path, self.cache_dir) else self.cache_dir / WORK
+        place = work_place(self.home.path, self.cache_dir)
         return self._closing.enter_context(self.home.work_dir("site", place))
 
     @cached_property
@@ -337,15 +339,25 @@ class Site:
 
             return OfflineServer(address, self.bundles)
         if not address:
-            raise ConfigurationError(
-                f"The profile {self.profile_name!r} names no server.",
-                hint="Set one with: medperf profile set --server embedded:PATH, or start with: medperf tutorial start "
-                "model",
-            )
+            raise self._no_server()
         descriptor = self.plugins.for_scheme(ServerPlugin, address.partition(":")[0])
         # credentials are kept per profile, so that two profiles may be two users of one server
         context = attrs.evolve(self.context, credentials=lambda name: self.credentials.get(self.login_name(name)))
         return _made(descriptor, lambda: descriptor.make(address, self.settings(descriptor), context))
+
+    def _no_server(self) -> ConfigurationError:
+        words, hint = f"The profile {self.profile_name!r} names no server", ""
+        if not self.effective.offline and self.bundles:
+            hint = "Add --offline to work from the bundles that were loaded for it, or set one with: medperf profile "
+            hint += "set --server ADDRESS"
+        elif self.effective.offline:
+            words += ", and it has no bundle that can be used"
+            hint = "See: medperf bundle ls. Load one with: medperf bundle load FILE"
+        return ConfigurationError(
+            f"{words}.",
+            hint=hint
+            or "Set one with: medperf profile set --server embedded:PATH, or start with: medperf tutorial start model",
+        )
 
     def login_name(self, server: str) -> str:
         """The name under which this profile's credentials for a server are stored."""
@@ -397,11 +409,21 @@ class Site:
         return DigestCache(self.cache_dir / "digests")
 
     @cached_property
-    def bundles(self) -> list[LoadedBundle]:
-        """The bundles that were loaded for this profile, the newest first."""
+    def bundles(self) -> tuple[LoadedBundle, ...]:
+        """The bundles that were loaded for this profile and may be used, the newest first; of the others it is told why
+        not."""
+        from medperf_core.site.bundle_trust import trusted
         from medperf_core.site.bundles import BundleStore
 
-        return BundleStore(self.home).list(self.profile_name)
+        found = trusted(BundleStore(self.home), self.profile_name, self.profile, self.effective.waivers)
+        for sentence in found.left_out:
+            self.notice(sentence, level="warning")
+        return found.bundles
+
+    def forget_bundles(self) -> None:
+        """Look anew for bundles when they are next needed."""
+        for name in ("bundles", "server"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def records(self) -> Records:
@@ -441,6 +463,10 @@ class Site:
         """Fetch a file, or take it from the cache, verified; see ``medperf_core.site.fetch``."""
         return self._fetcher.fetch(url, origin=origin, sha256=sha256)
 
+    def fetch_all(self, wanted: Sequence[Wanted], *, origin: Origin) -> list[Fetched]:
+        """Fetch several files beside each other."""
+        return self._fetcher.fetch_all(wanted, origin=origin)
+
     @property
     def server_origin(self) -> Origin:
         """How far addresses in this server's replies are trusted."""
@@ -465,20 +491,38 @@ class Site:
             _check_rule("benchmark", rules.benchmarks, [subject.benchmark or "none"], subject)
             # before an image is here, only identities that were recorded for it are known
             known = subject.images if subject.images or action is Action.RUN else None
-            _check_rule("image", rules.images, known, subject)
+            _check_rule("image", rules.images, known, subject, verified=action is Action.RUN)
         self.plugins.decide(action, subject)
 
 
-def _check_rule(name: str, allowed: Iterable[Any] | None, found: Iterable[Any] | None, subject: PolicySubject) -> None:
-    """Deny unless something that was found is allowed; None on either side means that there is nothing to check."""
+def _check_rule(
+    name: str,
+    allowed: Iterable[Any] | None,
+    found: Iterable[Any] | None,
+    subject: PolicySubject,
+    *,
+    verified: bool = False,
+) -> None:
+    """Deny unless something that was found is allowed; None on either side means that there is nothing to check.
+
+    Args:
+        verified: what was found are identities that were verified here.
+    """
     if allowed is None or found is None:
         return
     have = list(map(str, found))
     if not set(map(str, allowed)) & set(have):
+        hint = "The site's list is under policy in: medperf profile view"
+        if verified and have:
+            wanted = ",".join([*map(str, allowed), have[0]])
+            hint += (
+                ". These are all identities that the image verifiably has here. If it is the one that you mean, one of "
+                f"them suffices: medperf profile set policy.images={wanted}"
+            )
         raise DeniedError(
             f"This profile's policy does not allow {subject.what}: "
             f"{name} {', '.join(have) or 'unknown'} is not listed.",
-            hint="The site's list is under policy in: medperf profile view",
+            hint=hint,
         )
 
 

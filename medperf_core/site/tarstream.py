@@ -84,7 +84,8 @@ class TarStream:
         self._packed_size = max(os.fstat(self._file.fileno()).st_size, 1)
         self._source = _decompressed(self._file)
         self._total = 0
-        self._left = 0  # bytes of the current member's content that were not read yet
+        self._size = 0  # of the current member's content
+        self._left = 0  # bytes of it that were not read yet
         self._padding = 0
 
     def __enter__(self) -> Self:
@@ -99,11 +100,10 @@ class TarStream:
         """Each member; what of its content was not read when the next is asked for is passed over."""
         last = "its start"
         while (member := self._next(last)) is not None:
-            self._left, self._padding = member.size, -member.size % BLOCK
+            self._size, self._left, self._padding = member.size, member.size, -member.size % BLOCK
             yield member
             last = f"{member.name!r}"
-            while self.read(CHUNK):
-                pass
+            self.skip(self._left)
             self._exactly(self._padding, last)
         while self._take(CHUNK):
             pass  # only the last byte tells whether the compressed stream is whole
@@ -117,6 +117,28 @@ class TarStream:
             raise BadArchive(f"is cut short: {self._left} bytes of its last file are missing")
         self._left -= len(data)
         return data
+
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes of the current member's content; what is not compressed is not even read."""
+        size = min(size, self._left)
+        if self._source is not self._file:
+            while size and (data := self.read(min(size, CHUNK))):
+                size -= len(data)
+            return
+        if self._file.tell() + size > os.fstat(self._file.fileno()).st_size:
+            raise BadArchive(f"is cut short: bytes of its last file are missing, which has {self._size}")
+        self._file.seek(size, os.SEEK_CUR)
+        self._count(size)
+        self._left -= size
+
+    def again(self) -> None:
+        """Go back to the first byte of the current member's content, where the archive is not compressed."""
+        if self._source is not self._file:
+            raise BadArchive("is compressed, so it can be read once only")
+        done = self._size - self._left
+        self._file.seek(-done, os.SEEK_CUR)
+        self._total -= done
+        self._left = self._size
 
     def _next(self, last: str) -> Member | None:
         extended: dict[str, str] = {}
@@ -159,7 +181,11 @@ class TarStream:
             data = self._source.read(size)
         except (EOFError, OSError) as error:
             raise BadArchive(f"is damaged or cut short: {_plain(error)}") from error
-        self._total += len(data)
+        self._count(len(data))
+        return data
+
+    def _count(self, size: int) -> None:
+        self._total += size
         if self._total > self._limits.bytes:
             raise BadArchive(f"unpacks to more than {self._limits.bytes} bytes")
         if self._total > max(RATIO_FLOOR, self._limits.ratio * self._packed_size):
@@ -167,7 +193,6 @@ class TarStream:
                 f"unpacks to more than {self._limits.ratio:g} times its own size, as only archives do "
                 "that are made to fill a disk"
             )
-        return data
 
 
 def _member(info: tarfile.TarInfo, extended: dict[str, str]) -> Member:

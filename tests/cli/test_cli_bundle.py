@@ -7,7 +7,15 @@ import os
 import stat
 from pathlib import Path
 
-from medperf_core.errors import CancelledError, DeniedError, NotFoundError, UsageError, VerificationError
+from medperf_core.errors import (
+    CancelledError,
+    ConfigurationError,
+    DeniedError,
+    NotFoundError,
+    OfflineError,
+    UsageError,
+    VerificationError,
+)
 from medperf_core.site.home import Home
 from medperf_core.site.keys import KeyStore, fingerprint
 
@@ -48,7 +56,9 @@ def test_a_key_that_others_may_read_is_not_used(medperf: Medperf, home: Path) ->
     assert "damaged" in medperf("site", "key").stderr
     file.unlink()
     file.symlink_to("/etc/passwd")
-    assert medperf("site", "key", "--yes").exit_code != 0
+    refused = medperf("site", "key", "--yes")
+    assert refused.exit_code == ConfigurationError.exit_code
+    assert "symbolic links" in refused.stderr and file.is_symlink()
 
 
 def test_the_fingerprint_is_the_one_that_openssh_prints() -> None:
@@ -103,11 +113,47 @@ def test_from_one_site_to_another(tutorial: Tutorial, tmp_path: Path) -> None:
 
 def test_an_unsigned_one_needs_a_word(tutorial: Tutorial, tmp_path: Path) -> None:
     file = str(tmp_path / "b.tar")
-    tutorial.run("bundle", "create", "-b", "1", "-o", file, "--unsigned", "--yes", "--platforms", "process")
+    made = tutorial.run("bundle", "create", "-b", "1", "-o", file, "--unsigned", "--yes", "--platforms", "process")
+    assert "not signed: sites need --allow unsigned" in made.stderr
     there = Tutorial(tmp_path)
     refused = there.run("bundle", "load", file, code=VerificationError.exit_code)
     assert "--allow unsigned" in refused.stderr
-    there.run("bundle", "load", file, "--allow", "unsigned")
+    loaded = there.run("bundle", "load", file, "--allow", "unsigned")
+    assert "medperf test run --offline --benchmark 1 --allow unsigned" in loaded.stderr
+    there.run("profile", "set", "platform=process", "server=")
+    listed = there.run("bundle", "ls")
+    assert "not signed" in listed.stdout and "is not used: nobody signed it" in listed.stderr
+    test = ("test", "run", "--offline", "--benchmark", "1", "--allow", "no-isolation")
+    refused = there.run(*test, code=ConfigurationError.exit_code)
+    assert refused.stderr.count("nobody signed it. If you know where it comes from, add --allow unsigned") == 1
+    ran = there.run(*test, "--allow", "unsigned")
+    assert "Waived: unsigned (load and use a bundle that nobody signed)." in ran.stderr
+
+
+def test_what_the_lists_say_offline_and_without_a_server(tutorial: Tutorial, tmp_path: Path) -> None:
+    file = str(tmp_path / "b.tar")
+    key = tutorial.run("site", "key", "--yes").stdout.strip()
+    tutorial.run("bundle", "create", "-b", "1", "-o", file, "--yes", "--platforms", "process")
+    there = Tutorial(tmp_path)
+    there.run("profile", "create", "island", "platform=process", f"trusted_keys={key}")
+    there.run("profile", "activate", "island")
+    there.run("bundle", "load", file)
+    (name,) = (each["name"] for each in there.json("bundle", "ls"))
+    assert "Add --offline" in there.run("benchmark", "ls", code=ConfigurationError.exit_code).stderr
+    assert "1" in there.run("benchmark", "ls", "--offline").stdout
+    for kind in ("dataset", "association"):
+        refused = there.run(kind, "ls", "--offline", code=OfflineError.exit_code)
+        assert f"only the server knows the {kind}s" in refused.stderr
+    (tmp_path / "home" / "bundles" / "island" / f"{name}.json").write_text("{}")
+    listed = there.run("bundle", "ls")
+    assert "damaged" in listed.stdout and f"medperf bundle remove {name[:12]}" in listed.stderr
+    assert there.json("bundle", "ls")[0]["why"]
+    there.run("cache", "gc")
+    there.run("bundle", "load", file)
+    assert there.json("bundle", "ls")[0]["index"]["benchmark"] == 1
+    (tmp_path / "home" / "bundles" / "island" / f"{name}.json").write_text("{}")
+    assert "which was damaged" in there.run("bundle", "remove", name[:8]).stderr
+    assert there.json("bundle", "ls") == []
 
 
 def test_gc_and_move(tutorial: Tutorial, tmp_path: Path) -> None:
@@ -115,17 +161,22 @@ def test_gc_and_move(tutorial: Tutorial, tmp_path: Path) -> None:
     assert "The cache is in" in tutorial.run("cache", "ls").stderr
     before = tutorial.json("cache", "ls")
     moved = tutorial.run("cache", "move", place)
-    assert f"The cache is now in {place}" in moved.stderr
-    assert f"The cache is in {place}." in tutorial.run("cache", "ls").stderr
+    place = f"{place}/medperf-cache"
+    assert f"The cache is now in {place}: " in moved.stderr and "Reading it back" in moved.stderr
+    steps = [each for each in before if each["kind"] == "step"]
+    assert f"{len(steps)} kept steps were removed and not taken along" in moved.stderr
+    before = [each for each in before if each not in steps]
+    assert f"The cache is in {place}: " in tutorial.run("cache", "ls").stderr
     after = tutorial.json("cache", "ls")
     assert [(each["sha256"], each["kind"]) for each in after] == [(each["sha256"], each["kind"]) for each in before]
     tutorial.run("cache", "verify")
     tutorial.run("test", "run", "--benchmark", "1", "--no-cache")
-    for record in Path(place).rglob("*.json"):
+    for record in (*Path(place).rglob("*.json"), *Path(place).glob("process/*")):
         an_hour_ago = record.stat().st_mtime - 3600  # what was used a moment ago stays
         os.utime(record, (an_hour_ago, an_hour_ago))
     after = tutorial.json("cache", "ls")
-    assert "already" in tutorial.run("cache", "move", place, code=UsageError.exit_code).stderr
+    same = tutorial.run("cache", "move", place, code=UsageError.exit_code)
+    assert "already" in same.stderr and "Copying" not in same.stderr
     assert "Nothing is to be freed" in tutorial.run("cache", "gc").stderr
     would = tutorial.run("cache", "gc", "--keep", "0", "--dry-run", "--format", "json")
     assert len(json.loads(would.stdout)) >= len(before) and "Would free" in would.stderr
@@ -135,7 +186,8 @@ def test_gc_and_move(tutorial: Tutorial, tmp_path: Path) -> None:
         lost = tutorial.run(*words, code=3)
         assert place in lost.stderr and "Mount its disk" in lost.stderr
     assert not Path(place).exists()
-    tutorial.run("cache", "move", "--lost", str(tmp_path / "new"))
+    begun = tutorial.run("cache", "move", "--lost", str(tmp_path / "new"))
+    assert "A new, empty cache" in begun.stderr and "Copying" not in begun.stderr
     assert tutorial.json("cache", "ls") == []
     for size in ("much", "-1", ""):
         tutorial.run("cache", "gc", "--keep", size, code=UsageError.exit_code)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from medperf_core import Site
 from medperf_core.cli.root import make_root
 from medperf_core.errors import VerificationError
+from medperf_core.site.bundles import BundleStore
 from medperf_core.site.cache import Cache
+from medperf_core.site.kept_steps import note_step_use
 from medperf_core.site.partials import PartialRecord
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def age(home: Path, content: bytes) -> None:
+    name = sha256(content)
+    os.utime(home / "cache" / "files" / "files" / name[:2] / f"{name}.json", (1, 1))
 
 
 @pytest.fixture
@@ -22,16 +38,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for content in (b"one", b"two"):
         path = cache.temporary()
         path.write_bytes(content)
-        import hashlib
-
-        cache.add(hashlib.sha256(content).hexdigest(), path)
+        cache.add(sha256(content), path)
     return tmp_path / "home"
 
 
 def medperf(*words: str) -> tuple[int, str, str]:
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "medperf_core.cli", *words], capture_output=True, text=True, check=False
     )
@@ -50,8 +61,6 @@ def test_verify_finds_and_drops_what_was_changed_behind_its_back(home: Path) -> 
     status = entry.path.stat()
     entry.path.chmod(0o644)
     entry.path.write_bytes(b"xxx")
-    import os
-
     os.utime(entry.path, ns=(status.st_atime_ns, status.st_mtime_ns))
     code, _, error = medperf("cache", "verify")
     assert code == VerificationError.exit_code and entry.sha256 in error
@@ -60,8 +69,63 @@ def test_verify_finds_and_drops_what_was_changed_behind_its_back(home: Path) -> 
 
 
 def test_clear(home: Path) -> None:
-    assert medperf("cache", "clear")[0] == 0
+    code, _, error = medperf("cache", "clear")
+    assert code == 0 and "Freed 6 bytes, 2 entries." in error
     assert Cache(home / "cache" / "files").entries() == []
+
+
+def test_clear_leaves_what_running_commands_use(home: Path) -> None:
+    step = home / "cache" / "steps" / ("ab" * 32)
+    for path in (step / "step.json", home / "cache" / "singularity" / "images" / "x" / "image.sif"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    (home / "cache" / "singularity" / "images" / ".kept.lock").touch()
+    with Site.open(home) as site:
+        assert site.cache.file(sha256(b"one"))
+        note_step_use(step)
+        os.utime(home / "cache" / "singularity" / "images" / "x", (1, 1))
+        age(home, b"two")
+        code, _, error = medperf("cache", "clear")
+        assert code == 0 and "because running commands may use them" in error
+        assert site.cache.file(sha256(b"one")) and not site.cache.file(sha256(b"two"))
+        assert step.is_dir() and not (home / "cache" / "singularity" / "images" / "x").exists()
+    assert medperf("cache", "clear")[0] == 0
+    assert not step.exists() and Cache(home / "cache" / "files").entries() == []
+
+
+def test_clear_leaves_what_bundles_brought_unless_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BundleStore, "files", lambda self: frozenset({sha256(b"one")}))
+
+    def clear(*words: str, answer: str = "") -> str:
+        return CliRunner().invoke(make_root(), ["cache", "clear", *words], input=answer).output
+
+    assert "3 bytes stay because bundles brought them" in clear()
+    left = [entry.sha256 for entry in Cache(home / "cache" / "files").entries()]
+    assert left == [sha256(b"one")]
+    assert "Free 1 file that a bundle brought too?" in clear("--bundles", answer="n\n")
+    assert Cache(home / "cache" / "files").entries()
+    assert "no terminal to ask" in clear("--bundles")
+    assert Cache(home / "cache" / "files").entries()
+    assert "Freed 3 bytes, 1 entry." in clear("--bundles", "--yes")
+    assert Cache(home / "cache" / "files").entries() == []
+
+
+def test_what_killed_commands_left_is_shown(home: Path) -> None:
+    Cache(home / "cache" / "files").temporary().write_bytes(bytes(5000))
+    assert "4.9 KiB more are on their way in, or were left by killed commands" in medperf("cache", "ls")[2]
+    assert "Would remove 4.9 KiB that interrupted commands left" in medperf("cache", "gc", "--dry-run")[2]
+    assert "Removed 4.9 KiB that interrupted commands left" in medperf("cache", "gc")[2]
+    assert "on their way in" not in medperf("cache", "ls")[2]
+
+
+def test_move_says_what_stays(home: Path, tmp_path: Path) -> None:
+    (home / "cache" / "notes.txt").write_text("mine")
+    (home / "cache" / "docker" / "builds").mkdir(parents=True)
+    (home / "cache" / "strange").mkdir()
+    code, _, error = medperf("cache", "move", str(tmp_path / "disk"))
+    assert code == 0 and f"{home / 'cache'} is still there: it holds files that are not the cache's" in error
+    assert (tmp_path / "disk" / "medperf-cache" / "docker" / "builds").is_dir()
+    assert {path.name for path in (home / "cache").iterdir()} == {"notes.txt", "strange"}
 
 
 def test_what_came_of_an_interrupted_fetch_is_shown_and_freed(home: Path) -> None:

@@ -6,7 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from medperf_core import Site
+from medperf_core.errors import UsageError
 
 from .conftest import Medperf
 from .terminal import Terminal
@@ -42,6 +45,33 @@ def test_a_field_comes_from_a_file(medperf: Medperf, home: Path, tmp_path: Path)
         done = medperf("auth", "store", "gs", "--from", wrong)
         assert done.exit_code != 0 and stored(home, "gs") is None, done.output
     assert "Known fields: access_token, service_account." in done.output
+
+
+def test_a_service_account_is_looked_at_before_it_is_kept(
+    medperf: Medperf, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key.json"
+    words = ("auth", "store", "gs", "--from", f"service_account={file}")
+    for text in ("-----BEGIN PRIVATE KEY-----", "[]", '{"type": "authorized_user"}', "[" * 100_000):
+        file.write_text(text)
+        done = medperf(*words)
+        assert done.exit_code == UsageError.exit_code and "not the text of a service account's" in done.output
+        assert stored(home, "gs") is None and "PRIVATE" not in done.output
+    file.write_text('{"type": "service_account"}')
+    assert "pip install" not in medperf(*words).output
+    monkeypatch.setitem(sys.modules, "google.oauth2.service_account", None)
+    assert "pip install 'medperf-storage[gs]'" in medperf(*words).output
+    assert stored(home, "gs") is not None
+
+
+def test_nothing_is_kept_for_a_store_that_is_not_there(medperf: Medperf, home: Path) -> None:
+    for name in ("s4", "s4://bucket", "azure"):
+        done = medperf("auth", "store", name, "token", input="hunter2\n")
+        assert done.exit_code == UsageError.exit_code and "Installed stores: file, gs, http" in done.output
+        assert "token (Enter" not in done.output and stored(home, name) is None
+    for name in ("localhost", "registry.example", "[::1]:5000", "docker", "https://host.example"):
+        assert medperf("auth", "store", name, "token", input="hunter2\n").exit_code == 0, name
+        assert stored(home, name) == {"token": "hunter2"}
 
 
 def test_a_registry_needs_its_fields_named(medperf: Medperf, home: Path) -> None:

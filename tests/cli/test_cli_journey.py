@@ -379,6 +379,7 @@ def test_an_image_file_has_to_be_hosted_too(tutorial: Tutorial) -> None:
     manifest.write_text(kept)
     assert f"Host the image too, which is not copied: {cube / 'workspace' / '.image' / 'my image.tar'}" in done.stderr
     assert done.stderr.rstrip().endswith("--image-file URL/my%20image.tar")
+    assert "In s3: and gs: addresses, write names as they are" in done.stderr
 
 
 def test_what_a_task_reads_is_asked_for(tutorial: Tutorial) -> None:

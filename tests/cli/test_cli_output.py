@@ -58,6 +58,14 @@ def test_short_and_other_bodies_are_shown_as_they_are() -> None:
     assert presentation("a", "b", b"no json\xff").endswith(":\nno json\\xff")
 
 
+def test_files_to_upload_are_shown_as_their_list_and_no_word_says_that_it_is_sent() -> None:
+    body = json.dumps([{"file": "weights\x1b.bin", "from": "/home/me/weights", "size": 7}]).encode()
+    shown = presentation("upload: 1 file, 7 bytes", "s3://bucket/models", body)
+    assert shown.startswith("About to upload: 1 file, 7 bytes\nTo: s3://bucket/models\n[\n")
+    assert '"from": "/home/me/weights"' in shown and "\x1b" not in shown
+    assert "Content" not in shown and "sent" not in shown
+
+
 def test_a_body_cannot_play_with_the_terminal() -> None:
     body = json.dumps({"name": "evil\x1b[2K\u202emodel\U000e0001"}, ensure_ascii=False).encode()
     shown = presentation("a\x1b[1A", "b\r", body)

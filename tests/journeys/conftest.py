@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -14,6 +16,9 @@ from medperf_examples.tutorial import ADMIN, COMMITTEE, OWNER, start_tutorial
 from medperf_core import ApproveAll, Approver, Site, SiteOptions
 from medperf_core.plugin import Event
 from tests.engines import require
+
+if TYPE_CHECKING:
+    from .bundles import Island
 
 
 @attrs.frozen
@@ -85,3 +90,37 @@ def variant(tutorial: Tutorial, container: str, first: str = "", *, swap: tuple[
     head, future, rest = text.replace(*swap).partition("from __future__ import annotations\n")
     main.write_text(f"{head}{future}{first}\n{rest}")
     return copy
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection but to a socket of this machine's file system fails."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX, f"a connection to {address} was tried"
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(scope="module")
+def bundle(shared: Tutorial) -> Iterator[Path]:
+    """A signed bundle of the tutorial's benchmark."""
+    from medperf_core.journeys.bundle import create_bundle
+    from medperf_core.site.bundle_part import part_of
+    from medperf_core.site.keys import KeyStore
+
+    with shared.site() as site:
+        KeyStore(site.home).make()
+        made = create_bundle(site, benchmark=1, output=shared.folder.parent / "b.tar", platforms=["process"])
+        assert made.kept == 0 and not part_of(made.path).exists()
+    yield made.path
+
+
+@pytest.fixture
+def far(shared: Tutorial, bundle: Path, tmp_path: Path) -> Island:
+    """A site that trusts the maker."""
+    from .bundles import island, maker
+
+    return island(tmp_path, maker(shared))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from medperf_core import DenyAll
@@ -14,11 +15,13 @@ from medperf_core.errors import (
     PermissionDeniedError,
     ServerError,
     TransferError,
+    UsageError,
     VerificationError,
 )
 from medperf_core.journeys.associate import answer, associate
 from medperf_core.journeys.package import package
 from medperf_core.journeys.submit import HostedFiles, submit_container
+from medperf_core.plugin import Event
 from medperf_core.plugin.server import Party
 from medperf_core.site.site import Site
 
@@ -115,8 +118,34 @@ def test_a_missing_project_file_is_said(tutorial: Tutorial) -> None:
     with tutorial.site() as site:
         files = hosted(tutorial, site)
         (tutorial.model / "deploy" / "project.tar.gz").unlink()
-        with pytest.raises(TransferError, match=r"project\.tar\.gz"):
+        with pytest.raises(TransferError, match=r"project\.tar\.gz was looked for beside it") as caught:
             submit_container(site, "incomplete", files)
+        assert "--project-file" in (caught.value.hint or "")
+        with pytest.raises(TransferError) as caught:
+            submit_container(site, "incomplete", attrs.evolve(files, project=(tutorial.folder / "no.tar.gz").as_uri()))
+        assert "beside" not in caught.value.message
+
+
+@pytest.mark.parametrize("part", ["mlcube", "parameters", "additional", "image", "project"])
+@pytest.mark.parametrize("value", ["abc", "", f"sha256:{'0' * 64}", "g" * 64])
+def test_a_hash_that_is_none_is_found_before_anything_is_fetched(part: str, value: str, shared: Tutorial) -> None:
+    told: list[Event] = []
+    files = HostedFiles(mlcube="file:///nowhere/mlcube.yaml", **{f"{part}_hash": value})
+    with shared.site(on_event=told.append) as site, pytest.raises(UsageError, match="is not a SHA-256") as caught:
+        submit_container(site, "malformed", files)
+    assert caught.value.exit_code == 2 and not told
+
+
+@pytest.mark.parametrize("part", ["additional", "project"])
+def test_an_archive_that_is_refused_is_called_by_its_address(part: str, tutorial: Tutorial, tmp_path: Path) -> None:
+    archive = tmp_path / "weights.tar.gz"
+    with tutorial.site() as site:
+        files = attrs.evolve(hosted(tutorial, site), **{part: archive.as_uri()})
+        for content, words in ((b"", r"is empty \(0 bytes\)"), (b"\x1f\x8b cut", "was refused")):
+            archive.write_bytes(content)
+            with pytest.raises(InvalidEntityError, match=rf"{archive.as_uri()} {words}") as caught:
+                submit_container(site, "empty", files)
+            assert str(site.cache.root) not in str(caught.value)
 
 
 def test_all_that_is_missing_is_said_at_once(tutorial: Tutorial) -> None:

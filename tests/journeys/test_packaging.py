@@ -17,6 +17,7 @@ from medperf_core import Site
 from medperf_core.entities import Role
 from medperf_core.errors import InvalidEntityError, UsageError
 from medperf_core.journeys.package import package
+from medperf_core.plugin import Event, Notice
 from medperf_core.plugin.digest import file_digest
 
 
@@ -90,6 +91,25 @@ def test_a_folder_with_other_files_is_not_replaced(site: Site, model: Path) -> N
         with pytest.raises(UsageError, match="not made by packaging"):
             package(site, model)
         assert (model / "deploy" / "precious").read_text() == "x"
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n"])
+def test_parameters_that_are_none_are_warned_of(model: Path, tmp_path: Path, content: str) -> None:
+    told: list[Event] = []
+    site = Site.open(tmp_path / "home", on_event=told.append)
+    package(site, model)
+    assert not [each for each in told if isinstance(each, Notice)]
+    (model / "workspace" / "parameters.yaml").write_text(content)
+    package(site, model)
+    [notice] = [each for each in told if isinstance(each, Notice)]
+    assert notice.level == "warning" and "parameters.yaml holds nothing" in notice.message
+
+
+@pytest.mark.parametrize("name", ["parameters.yaml", "manifest.json"])
+def test_a_manifest_called_like_another_file_is_refused(site: Site, model: Path, name: str) -> None:
+    (model / "mlcube.yaml").rename(model / name)
+    with pytest.raises(InvalidEntityError, match="rename it"):
+        package(site, model / name)
 
 
 def test_everything_wrong_is_said_at_once_and_nothing_is_written(site: Site, model: Path) -> None:

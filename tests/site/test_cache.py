@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from medperf_core.errors import InvalidEntityError, NotFoundError
-from medperf_core.plugin.digest import tree_digest
+from medperf_core.plugin.digest import file_digest, tree_digest
 from medperf_core.site.archive import pack_tree
-from medperf_core.site.cache import Cache, Kind
+from medperf_core.site.cache import SMALL, Cache, Kind
 
 CONTENT = b"weights " * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -115,6 +115,38 @@ def test_unchanged_file_is_not_read_again(cache: Cache, monkeypatch: pytest.Monk
     assert cache.file(SHA256) == path
 
 
+@pytest.mark.parametrize(("size", "hashed"), [(SMALL, 1), (SMALL + 1, 0)])
+def test_after_a_new_start_only_what_may_not_be_on_the_disk_is_hashed_again(
+    cache: Cache, size: int, hashed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(cache, os.urandom(size))
+    read: list[Path] = []
+
+    def reading(path: Path) -> str:
+        read.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr("medperf_core.site.cache.file_digest", reading)
+    assert cache.file(path.name) == path and not read
+    for start in ("second", "third"):
+        monkeypatch.setattr("medperf_core.site.cache._boot", lambda start=start: start)
+        assert cache.file(path.name) == path
+        assert len(read) == hashed, "and then never again"
+
+
+def test_a_large_file_is_on_the_disk_before_it_has_its_name(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    name = hashlib.sha256(b"x" * (SMALL + 1)).hexdigest()
+    monkeypatch.setattr("medperf_core.site.cache._sync", lambda path: synced.append(cache.file(name) is None))
+    put(cache, b"x")
+    assert not synced
+    put(cache, b"x" * (SMALL + 1))
+    assert synced == [True]
+    monkeypatch.setattr("medperf_core.site.cache._boot", lambda: "")
+    put(cache, b"y")
+    assert len(synced) == 2, "where nobody tells when the machine was started"
+
+
 def test_damaged_record_is_no_reason_to_trust(cache: Cache) -> None:
     path = put(cache)
     rewrite_in_place(path, b"X")
@@ -197,13 +229,52 @@ def test_unpacking_that_was_killed_leaves_nothing_for_long(cache: Cache, tmp_pat
 
 
 def test_leftovers_go_by_age(cache: Cache) -> None:
-    old, new = cache.temporary(), cache.temporary()
-    old.write_text("x")
-    new.write_text("x")
-    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
-    cache.remove_leftovers()
-    assert not old.exists()
-    assert new.exists()
+    left = cache.temporary()
+    left.write_text("x")
+    os.utime(left, (1, 1))  # an old file that got its name here a moment ago
+    assert cache.remove_leftovers() == 0
+    assert left.exists()
+    later = left.stat().st_ctime + 1
+    assert cache.leftovers(later) == [(left, 1)]
+    assert cache.remove_leftovers(later) == 1
+    assert not left.exists()
+
+
+def test_what_is_intact_stays_on_a_full_disk(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(cache)
+    cache.tree(put_archive(cache, tmp_path))
+    before = cache.entries()
+
+    def full(*words: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medperf_core.site.cache.write_atomically", full)
+    assert cache.verify() == []
+    assert [entry.path for entry in cache.entries()] == [entry.path for entry in before]
+
+
+def test_what_another_process_removes_at_the_same_time_is_no_error(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``gc`` takes what it finds in ``temp/`` for a leftover: also a tree that is being removed."""
+    put(cache)
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        done = real(path, target)
+        Path(target).unlink()
+        return done
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert cache.remove(SHA256) == len(CONTENT)
+
+
+def test_leftovers_are_looked_for_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(Cache, "remove_leftovers", lambda self: looked.append(self))
+    for _ in range(3):
+        cache.tidy()
+    assert looked == [cache]
 
 
 def test_list_size_remove(cache: Cache, tmp_path: Path) -> None:
@@ -231,7 +302,7 @@ def test_use_is_noted(cache: Cache) -> None:
 
 def test_verify_hashes_everything(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Bits that rot on the disk change no time: what things look like is made a constant to stand for that.
-    monkeypatch.setattr("medperf_core.site.cache._looks", lambda path: "always the same")
+    monkeypatch.setattr("medperf_core.site.cache._looks_of", lambda status: "always the same")
     path = put(cache)
     sha256 = put_archive(cache, tmp_path)
     tree = cache.tree(sha256)
@@ -276,7 +347,7 @@ def test_processes_do_each_other_no_harm(cache: Cache, tmp_path: Path) -> None:
         for number in range(50):
             (source / f"{number}.txt").write_text(f"{archive} {number}")
         pack_tree(source, tmp_path / "archives" / f"{archive}.tar.gz")
-    command = [sys.executable, "-c", RACER, cache.root, tmp_path / "archives"]
+    command: list[str | Path] = [sys.executable, "-c", RACER, cache.root, tmp_path / "archives"]
     pipe = subprocess.PIPE
     running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)]
     for process in running:

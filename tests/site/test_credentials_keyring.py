@@ -338,6 +338,32 @@ def test_a_keyring_that_keeps_a_part_only_is_noticed(home: Home) -> None:
     assert not cutting.kept and store.get(NAME) == {"token": "before"}
 
 
+class Shrinking(PlaintextKeyring):
+    """Keeps less of each entry than of the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = 30
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        super().set_password(service, username, password[: self.room])
+        self.room -= 10
+
+
+def test_a_login_that_was_there_before_survives_a_keyring_that_cuts_off(home: Home) -> None:
+    cutting = Cutting()
+    backend = SystemKeyring(cutting)
+    backend.put("medperf x", "me", "short")
+    with pytest.raises(ConfigurationError, match=r"did not keep .*; what was stored before is still there"):
+        backend.put("medperf x", "me", "longer than it keeps")
+    assert cutting.kept == {("medperf x", "me"): "short"}
+    shrinking = Shrinking()
+    backend = SystemKeyring(shrinking)
+    backend.put("medperf x", "me", "thirty letters, which it keeps")
+    with pytest.raises(ConfigurationError, match="what was stored before is lost too"):
+        backend.put("medperf x", "me", "thirty letters, which it cuts.")
+
+
 def test_an_error_never_repeats_a_secret(home: Home) -> None:
     store = CredentialStore(home, place="keyring", keyring=lambda: SystemKeyring(Telling()))
     with pytest.raises(ConfigurationError, match=r"cannot be written to \(PasswordSetError\)") as failed:

@@ -79,6 +79,7 @@ def store(session: Session, /, name: str, fields: tuple[str, ...], files: tuple[
     """
     given = dict(_from_file(each) for each in files)
     with session.opened() as site:
+        account.check_name(site, name)
         site.credentials.check()
         asked = fields or (() if given else account.fields_for(site, name))
         if not asked and not given:
@@ -89,9 +90,11 @@ def store(session: Session, /, name: str, fields: tuple[str, ...], files: tuple[
         for field in asked:
             question = printable(f"{field} (Enter leaves it out)")
             given[field] = ask_text(question, secret=True, optional=True)
-        account.store(site, name, given)
+        advice = account.store(site, name, given)
         kept = site.credentials.where(name)
     note(printable(f"The credentials for {name} are kept {kept}."))
+    if advice:
+        note(printable(advice))
 
 
 def _from_file(words: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 
-from medperf_core.errors import CancelledError, OfflineError, TransferError
+from medperf_core.errors import AccessRefusedError, CancelledError, OfflineError, TransferError
 from medperf_core.plugin.storage import PutRequest, StoragePromise, Stored
 from medperf_core.plugin.testing.fetching import Fetching, Place
 from medperf_core.plugin.testing.promises import not_promised
@@ -68,8 +68,10 @@ class UploadTests:
         fetching.need(StoragePromise.UPLOAD)
         for old, new in ((b"old", b"newer"), (b"", b"newer"), (b"same", b"same")):
             url = place(old, "file.bin")
-            with pytest.raises(TransferError):
-                fetching.storage().put(request(url, tmp_path, new), lambda _: None)
+            for absent in (False, True):  # what the caller saw may be over
+                with pytest.raises(TransferError):
+                    again = attrs.evolve(request(url, tmp_path, new), absent=absent)
+                    fetching.storage().put(again, lambda _: None)
             fetching.fetch(url)
             assert fetching.sink.data == old, "it was replaced"
 
@@ -132,6 +134,20 @@ class UploadTests:
         if public is not None:
             parts = urlsplit(public)
             assert parts.scheme == "https" and parts.hostname and not parts.query and "@" not in parts.netloc
+
+    def test_somebody_without_an_account_reads_it_or_is_refused(self, fetching: Fetching, place: Place) -> None:
+        fetching.need(StoragePromise.UPLOAD)
+        url, asked = place(b"for everybody?", "file.bin"), list[str]()
+        stranger = fetching.storage(credentials=asked.append).anonymous()
+        if stranger is None:
+            not_promised(fetching.plugin.name, "to ask without an account")
+        try:
+            fetching.fetch(url, storage=stranger)
+        except AccessRefusedError:
+            assert fetching.sink.data == b""
+        else:
+            assert fetching.sink.data == b"for everybody?"
+        assert not asked, "it looked for stored credentials"
 
     def test_a_store_that_takes_no_files_says_so(self, fetching: Fetching, missing: str, tmp_path: Path) -> None:
         storage = fetching.storage()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import docker
 import pytest
 
 from medperf_core.entities import IdentityKind, ImageIdentity, ImageSource, SourceKind
@@ -64,7 +65,12 @@ def test_an_interrupted_one_leaves_no_file(site: Any, prepared: PreparedImage) -
     assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_is_said_to_be_one(site: Any, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_a_full_disk_is_said_to_be_one(
+    small: bool, site: Any, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small:  # pieces that would fit into a buffer, which is written once more when the file is closed
+        monkeypatch.setattr(docker.APIClient, "get_image", lambda *words, **more: iter([b"x" * 100]))
     folder = site.path("saved")
     (folder / "image.tar").symlink_to("/dev/full")
     real = Path.open

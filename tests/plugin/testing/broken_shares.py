@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -162,3 +163,40 @@ class TestPublishesSecrets(OfShare):
     class store(ShareStorage):
         def public_url(self, url: str) -> str | None:
             return "https://share.example.org/file?token=hunter2"
+
+
+class TestRefusesWithoutSayingSo(OfShare):
+    caught_by = ("test_somebody_without_an_account_reads_it_or_is_refused",)
+
+    class store(ShareStorage):
+        def anonymous(self) -> Storage:
+            return _Closed(Path("/nowhere"))
+
+
+class _Closed(ShareStorage):
+    def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
+        raise TransferError("No.", hint="Ask.")
+
+
+class TestIsForOneThread(OfShare):
+    caught_by = ("test_several_files_are_uploaded_at_once", "test_one_store_fetches_several_files_at_once")
+
+    class store(ShareStorage):
+        def __init__(self, root: Path) -> None:
+            super().__init__(root)
+            self._together = threading.Barrier(4)
+            self._address = ""
+
+        def _remember(self, url: str) -> str:
+            self._together.wait(60)
+            self._address = url
+            self._together.wait(60)
+            return self._address
+
+        def fetch(self, request: FetchRequest, sink: Sink) -> FetchInfo:
+            if request.url[-1].isdigit():  # one after the other
+                return super().fetch(request, sink)
+            return super().fetch(attrs.evolve(request, url=self._remember(request.url)), sink)
+
+        def put(self, request: PutRequest, on_bytes: Callable[[int], None]) -> Stored:
+            return super().put(attrs.evolve(request, url=self._remember(request.url)), on_bytes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from medperf_core.entities.image import IdentityKind
 from medperf_core.errors import ExecutionError, VerificationError
@@ -26,7 +26,8 @@ def save(connection: Connection, context: BackendContext, prepared: PreparedImag
     what = f"Saving {prepared.source}"
     context.emit(StepStarted(what))
     try:
-        with target.open("xb") as stream, connection.client(doing, patient=True) as client:
+        # Without a buffer, which would be written when the file is closed, and fail there once more on a full disk.
+        with target.open("xb", buffering=0) as stream, connection.client(doing, patient=True) as client:
             done = told = 0
             for piece in client.get_image(prepared.reference, chunk_size=CHUNK):
                 context.cancel.raise_if_cancelled()
@@ -43,11 +44,12 @@ def save(connection: Connection, context: BackendContext, prepared: PreparedImag
     return target
 
 
-def _write(stream: BinaryIO, piece: bytes, target: Path) -> None:
+def _write(stream: FileIO, piece: bytes, target: Path) -> None:
     """Write a piece; an error of the disk is not taken for one of the daemon."""
+    left = memoryview(piece)
     try:
-        stream.write(piece)
-        stream.flush()
+        while left:
+            left = left[stream.write(left) :]
     except OSError as error:
         raise ExecutionError(
             f"{target} cannot be written: {error.strerror}.", hint="Free some room on that disk, then try again."

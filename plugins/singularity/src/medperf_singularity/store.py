@@ -22,6 +22,7 @@ from medperf_core.errors import ExecutionError, VerificationError
 from medperf_core.plugin import BackendContext, Notice, PreparedImage, StepFinished, StepStarted
 from medperf_core.plugin.digest import file_digest
 from medperf_core.plugin.image_archive import progress
+from medperf_core.plugin.kept import keeping, note_use, write_sums
 from medperf_core.plugin.processes import is_orphan, machine, new_marker
 from medperf_core.plugin.supervise import end_orphans
 from medperf_singularity.config import ImageConfig
@@ -290,6 +291,7 @@ def _make(
             raise VerificationError(f"The image file {sif.resolve()} changed while it was read.", hint="Run it again.")
         record = Record(sha256, before, known, names, config, before.size)
         _write(new, record)
+        write_sums(new, {SIF: sha256})
         context.cancel.raise_if_cancelled()
         new.rename(folder)
         return Entry(folder, record)
@@ -297,8 +299,10 @@ def _make(
 
 def _checked(context: BackendContext, folder: Path) -> Entry | None:
     """The entry in a folder if it is whole; otherwise the folder is removed."""
-    if not folder.exists():
-        return None
+    with keeping(folder.parent):  # so that what is about to be used is not freed
+        if not folder.exists():
+            return None
+        note_use(folder)
     try:
         record = Record.load(folder / RECORD)
         now = Fingerprint.of(folder / SIF)
