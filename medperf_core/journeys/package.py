@@ -15,7 +15,7 @@ from medperf_core.entities.roles import ADDITIONAL_FILES, PARAMETERS, TASKS, rol
 from medperf_core.errors import InvalidEntityError, UsageError
 from medperf_core.journeys.containers import LocalContainer, read_local
 from medperf_core.plugin.digest import IGNORED_IN_SOURCES, file_digest, source_digest
-from medperf_core.plugin.events import StepFinished, StepStarted
+from medperf_core.plugin.events import Progress, StepFinished, StepStarted
 from medperf_core.plugin.manifest import load_yaml
 from medperf_core.plugin.role_check import check_role
 from medperf_core.site.archive import pack_tree
@@ -27,6 +27,8 @@ INDEX = "manifest.json"
 PARAMETERS_FILE = "parameters.yaml"
 ADDITIONAL_FILE = "additional_files.tar.gz"
 PROJECT_FILE = "project.tar.gz"
+PROGRESS_BYTES = 1 << 20
+"""Between two events while packing; a folder may have very many small files."""
 
 
 @attrs.frozen
@@ -38,12 +40,16 @@ class PackagedFile:
         size: bytes.
         sha256: of the file.
         tar_sha256: of the tar inside, which is the same whatever compressed it; "" if it is no archive.
+        count: of the files and links in an archive.
+        names: the paths of the first of them.
     """
 
     name: str
     size: int
     sha256: str
     tar_sha256: str = ""
+    count: int = 0
+    names: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -74,6 +80,7 @@ def package(site: Site, path: Path, role: Role | None = None, output: Path | Non
         output: folder to write; None for ``deploy`` beside the manifest. One that holds something else is refused.
 
     Raises:
+        DeniedError: a folder of it is, holds or leads to data.
         InvalidEntityError: the container is not complete; everything that is wrong is listed.
     """
     local = read_local(site, path)
@@ -83,18 +90,24 @@ def package(site: Site, path: Path, role: Role | None = None, output: Path | Non
     problems = check_container(local, found_role)
     if problems or found_role is None:
         raise InvalidEntityError(f"{local.path} cannot be packaged:", problems=problems)
+    if local.files.parameters is not None and load_yaml(local.files.parameters, follow_links=True) is None:
+        site.notice(f"{local.files.parameters} holds nothing, so the tasks get no parameters.", level="warning")
     target = output or local.path.parent / FOLDER
     if target.exists() and not _is_package(target):
         raise UsageError(f"{target} was not made by packaging, so it is not replaced.", hint="Give another --output.")
+    sources = [local.path, local.files.parameters, local.files.additional_files, local.spec.project]
+    packed = [Path(each) for each in sources if each]
+    site.data_folders.refuse(packed, "packed")
     staged = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
     make_folder(staged, f"The package {target}")
     try:
         files, images = _write(site, local, staged)
+        site.data_folders.refuse(packed, "packed")  # once more: packing takes its time, and others use this machine
         index = {
             "format": local.spec.format,
             "name": local.spec.name,
             "role": found_role.value,
-            "files": [attrs.asdict(item) for item in files],
+            "files": [attrs.asdict(item, filter=attrs.filters.exclude("count", "names")) for item in files],
             "images": [str(image) for image in images],
         }
         (staged / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -112,6 +125,9 @@ def check_container(local: LocalContainer, role: Role | None) -> list[str]:
         problems.append(f"its tasks ({', '.join(local.spec.tasks) or 'none'}) fit no role; the roles are {roles}")
     else:
         problems += check_role(local.spec, role)
+    reserved = (INDEX, PARAMETERS_FILE, ADDITIONAL_FILE, PROJECT_FILE)
+    if local.path.name in reserved:
+        problems.append(f"its manifest is called {local.path.name}, like another file of the package: rename it")
     if _uses(local.spec, PARAMETERS) and local.files.parameters is None:
         problems.append("a task reads parameters.yaml, which is not in workspace/")
     if local.files.parameters is not None:
@@ -167,9 +183,19 @@ def _copy(source: Path, target: Path) -> PackagedFile:
 def _pack(site: Site, source: Path, target: Path, ignored: frozenset[str] = frozenset()) -> PackagedFile:
     step = f"Packing {target.name}"
     site.emit(StepStarted(step))
-    packed = pack_tree(source, target, ignored)
+
+    told = 0
+
+    def on_bytes(done: int, total: int) -> None:
+        nonlocal told
+        site.cancel.raise_if_cancelled()
+        if done - told >= PROGRESS_BYTES or done == total:
+            told = done
+            site.emit(Progress(step, done, total))
+
+    packed = pack_tree(source, target, ignored, on_bytes)
     site.emit(StepFinished(step))
-    return PackagedFile(target.name, packed.size, packed.sha256, packed.tar_sha256)
+    return PackagedFile(target.name, packed.size, packed.sha256, packed.tar_sha256, packed.count, packed.names)
 
 
 def _replace(target: Path, staged: Path) -> None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import yaml
 
 from medperf_core import ApproveAll, DenyAll, SiteOptions
-from medperf_core.entities import Container, Model, SourceKind
-from medperf_core.errors import DeniedError, ExecutionError, MedperfError, TransferError, UsageError, VerificationError
+from medperf_core.entities import Container, Model
+from medperf_core.errors import DeniedError, TransferError, UsageError, VerificationError
 from medperf_core.journeys.compatibility import run_test
-from medperf_core.journeys.containers import read_local
 from medperf_core.journeys.package import PARAMETERS_FILE
 from medperf_core.journeys.publish import Publication, publish
-from medperf_core.journeys.run_task import run_container_task
 from medperf_core.plugin import Notice, Progress
 from medperf_core.plugin.policy import Action, PolicySubject
+from medperf_core.plugin.storage import PutRequest, Storage, Stored
 from medperf_core.site.site import Site
 
 from .conftest import Tutorial
 
+NOTHING_REGISTERED = r"All files were uploaded.*nothing was registered"
 ALLOWED = SiteOptions(allow=("no-isolation",))
 
 
@@ -54,12 +54,15 @@ def test_a_folder_becomes_a_registered_model(tutorial: Tutorial, tmp_path: Path)
             assert each.url == f"{share(tmp_path)}/{each.sha256}/{each.name}"
             assert {"url": each.url, "sha256": each.sha256} in sources.values()
         assert len(files_in(tmp_path)) == len(done.files) == 4
-        assert any(isinstance(event, Progress) and event.what.startswith("uploading") for event in told)
+        assert any(isinstance(event, Progress) and event.what.startswith("Uploading 4 files") for event in told)
         report = run_test(site, benchmark=1, model=str(container.uid))
         assert report.results
         places = share(tmp_path)
         sent = [entry for entry in site.audit.entries() if entry.action == "upload" and places in entry.server]
-        assert [entry.event.value for entry in sent] == ["sending", "acknowledged"] * 4
+        told_of = {entry.n: entry for entry in sent if entry.event.value == "sending"}
+        outcomes = [entry for entry in sent if entry.event.value == "acknowledged"]
+        assert len(told_of) == len(outcomes) == 4
+        assert all(told_of[entry.of or 0].target == entry.target and (entry.of or 0) < entry.n for entry in outcomes)
         assert {entry.sha256 for entry in sent} == {each.sha256 for each in done.files}
 
 
@@ -125,8 +128,17 @@ def test_what_is_shown_lists_every_file_with_its_hash(tutorial: Tutorial, tmp_pa
     with tutorial.site(approver=asked) as site:
         done = publish(site, tutorial.model, share(tmp_path), name="shown")
     assert len(asked.bodies) == 2  # the files, and the registration
-    for each in done.files:
-        assert each.sha256.encode() in asked.bodies[0] and str(each.size).encode() in asked.bodies[0]
+    listed = json.loads(asked.bodies[0])
+    assert [(each["file"], each["to"], each["size"], each["sha256"]) for each in listed] == [
+        (each.name, each.target, each.size, each.sha256) for each in done.files
+    ]
+    local = tutorial.model / "workspace"
+    assert [Path(each["from"]) for each in listed] == [
+        tutorial.model / "mlcube.yaml",
+        local / PARAMETERS_FILE,
+        local / "additional_files",
+        tutorial.model.parent / "project",
+    ]
 
 
 def test_something_else_under_that_name_is_neither_overwritten_nor_taken(shared: Tutorial, tmp_path: Path) -> None:
@@ -145,12 +157,8 @@ def test_something_else_under_that_name_is_neither_overwritten_nor_taken(shared:
 
 
 def test_a_cut_upload_goes_on_where_it_was(tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = 0
-
-    def cut(self: object, request: object, on_bytes: object) -> object:
-        nonlocal put
-        put += 1
-        if put == 3:
+    def cut(self: Storage, request: PutRequest, on_bytes: Callable[[int], None]) -> Stored:
+        if request.url.endswith(PARAMETERS_FILE):
             raise TransferError("The connection was cut.")
         return whole(self, request, on_bytes)
 
@@ -160,24 +168,29 @@ def test_a_cut_upload_goes_on_where_it_was(tutorial: Tutorial, tmp_path: Path, m
         monkeypatch.setattr(kind, "put", cut)
         with pytest.raises(TransferError, match="was cut"):
             publish(site, tutorial.model, share(tmp_path), name="cut")
-        assert len(files_in(tmp_path)) == 2
+        arrived = {path.name for path in files_in(tmp_path)}
+        assert PARAMETERS_FILE not in arrived
+        monkeypatch.setattr(kind, "put", whole)
         done = publish(site, tutorial.model, share(tmp_path), name="cut")
-        assert [each.there for each in done.files] == [True, True, False, False]
+        assert {each.name for each in done.files if each.there} == arrived
         failed = [entry for entry in site.audit.entries() if entry.event.value == "failed" and entry.action == "upload"]
-        assert len(failed) == 1 and "was cut" in failed[0].note
+        [note] = [entry.note for entry in failed if entry.target.endswith(PARAMETERS_FILE)]
+        assert "was cut" in note
+        assert site.audit.verify().count == len(site.audit.entries())
 
 
 @contextmanager
 def open_to_everybody(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str = "", other: str = ""
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str = "", other: str = "", status: int = 403
 ) -> Iterator[str]:
-    """The share has a web address too, which refuses the files called ``closed`` and changes those called ``other``."""
+    """The share has a web address too, which answers ``status`` for the files called ``closed`` and changes those
+    called ``other``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.rpartition("/")[2]
             content = (tmp_path / "share with blank" / unquote(self.path).lstrip("/")).read_bytes()
-            self.send_response(403 if name == closed else 200)
+            self.send_response(status if name == closed else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[::-1] if name == other else content)
@@ -205,20 +218,48 @@ def test_what_everybody_may_read_is_registered_by_its_web_address(
         assert registered(done).additional_files_tarball_url.startswith(address)
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
 def test_one_file_that_a_stranger_may_not_read_makes_it_private(
-    tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: int, tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
     with (
         tutorial.site(on_event=told.append) as site,
-        open_to_everybody(site, tmp_path, monkeypatch, closed="parameters.yaml"),
+        open_to_everybody(site, tmp_path, monkeypatch, closed="parameters.yaml", status=status),
     ):
         done = publish(site, tutorial.model, share(tmp_path), name="private")
         assert not done.public
         assert {each.url for each in done.files} == {each.target for each in done.files}
         assert registered(done).additional_files_tarball_url.startswith(share(tmp_path))
     [warning] = [each for each in told if isinstance(each, Notice) and each.level == "warning"]
-    assert "parameters.yaml could not be read without an account" in warning.message and "403" in warning.message
+    assert (
+        "Not everybody may read" in warning.message
+        and f"parameters.yaml could not be fetched: the server answered {status}" in warning.message
+    )
+
+
+@pytest.mark.parametrize("status", [503, 500, 429, 400, 302, 0])
+def test_a_fault_while_reading_back_registers_nothing_and_the_same_command_goes_on(
+    status: int, tutorial: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    options = SiteOptions(settings={"http": {"attempts": 1, "pause": 0.0}})
+    with tutorial.site(on_event=told.append, options=options) as site:
+        if status:
+            fault = open_to_everybody(site, tmp_path, monkeypatch, closed="parameters.yaml", status=status)
+            with fault, pytest.raises(TransferError, match=NOTHING_REGISTERED) as caught:
+                publish(site, tutorial.model, share(tmp_path), name="passing")
+        else:  # nobody listens
+            monkeypatch.setattr(type(site.storage("file")), "public_url", lambda _, url: "http://127.0.0.1:9/x")
+            with pytest.raises(TransferError, match=NOTHING_REGISTERED) as caught:
+                publish(site, tutorial.model, share(tmp_path), name="passing")
+        assert "The same command goes on" in (caught.value.hint or "")
+        assert not [each for each in told if isinstance(each, Notice) and each.level == "warning"]
+        assert not any(each.name == "passing" for each in site.server.list(Model, mine=True))
+        assert len(files_in(tmp_path)) == 4
+        with open_to_everybody(site, tmp_path, monkeypatch):
+            done = publish(site, tutorial.model, share(tmp_path), name="passing")
+        assert done.public and all(each.there for each in done.files)
 
 
 def test_what_strangers_would_get_instead_is_not_registered(
@@ -245,59 +286,6 @@ def test_the_author_s_files_stay_as_they_are(tutorial: Tutorial, tmp_path: Path)
     assert looks() == before
 
 
-def _used_as_data(site: Site, tutorial: Tutorial, data: Path, output: Path) -> None:
-    run_container_task(site, str(tutorial.model), "infer", {"data_path": data}, output)
-
-
-def test_data_are_never_uploaded(tutorial: Tutorial, tmp_path: Path) -> None:
-    with tutorial.site(options=ALLOWED) as site:
-        prepared = tmp_path / "data"
-        with tutorial.site(options=ALLOWED) as other:
-            report = run_test(other, benchmark=1)
-            assert report.prepared_hash
-        prepared.mkdir()
-        (prepared / "cases.csv").write_text("id\n")
-        site.data_folders.remember([tutorial.model / "workspace" / "additional_files"])
-        with pytest.raises(DeniedError, match="data never leave this site"):
-            publish(site, tutorial.model, share(tmp_path))
-        site.data_folders.remember([prepared])
-        (tutorial.folder / "link").symlink_to(prepared)
-        with pytest.raises(DeniedError, match="used as data"):
-            site.data_folders.refuse([tutorial.folder / "link" / "cases.csv"], "uploaded")
-        with pytest.raises(DeniedError, match="used as data"):
-            site.data_folders.refuse([tmp_path], "uploaded")
-        site.data_folders.refuse([tmp_path / "database"], "uploaded")  # a name that only begins the same
-        assert not (tmp_path / "share with blank").exists()
-
-
-def test_data_beside_a_build_file_are_not_uploaded_in_an_image(tutorial: Tutorial, tmp_path: Path) -> None:
-    manifest = tutorial.model / "mlcube.yaml"
-    told = yaml.safe_load(manifest.read_text())
-    del told["process"]
-    manifest.write_text(yaml.safe_dump(told))
-    with tutorial.site() as site:
-        local = read_local(site, tutorial.model)
-        assert local.spec.project is None
-        [context] = [Path(each.location) for each in local.spec.sources if each.kind is SourceKind.TREE]
-        site.data_folders.remember([context / "cases"])
-        with pytest.raises(DeniedError, match="used as data"):
-            publish(site, tutorial.model, share(tmp_path), image=True)
-        assert not (tmp_path / "share with blank").exists()
-        assert publish(site, tutorial.model, share(tmp_path), dry_run=True).files  # the image stays here
-
-
-def test_folders_used_as_data_are_remembered(tutorial: Tutorial, tmp_path: Path) -> None:
-    with tutorial.site(options=ALLOWED) as site:
-        for role in ("data", "labels"):
-            (tmp_path / role).mkdir()
-        with pytest.raises(ExecutionError):
-            run_test(site, benchmark=1, data_path=tmp_path / "data", labels_path=tmp_path / "labels")
-        with pytest.raises(MedperfError):
-            _used_as_data(site, tutorial, tutorial.folder / "wdbc", tmp_path / "out")
-        known = site.data_folders.known()
-        assert {str((tmp_path / "data").resolve()), str((tmp_path / "labels").resolve())} <= set(known)
-
-
 @pytest.mark.parametrize("to", ["somewhere", "://x", ""])
 def test_what_is_no_store(shared: Tutorial, to: str) -> None:
     with shared.site(approver=ApproveAll("test")) as site, pytest.raises(UsageError, match="gs://"):
@@ -307,3 +295,19 @@ def test_what_is_no_store(shared: Tutorial, to: str) -> None:
 def test_a_store_without_uploads_says_so(shared: Tutorial) -> None:
     with shared.site() as site, pytest.raises(TransferError, match="Nothing can be uploaded"):
         publish(site, shared.model, "http://127.0.0.1:1/x")
+
+
+def test_a_share_is_no_place_for_a_server_elsewhere(
+    shared: Tutorial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared.site(approver=DenyAll()) as site:
+        monkeypatch.setattr(site.server, "trusted_addresses", False)
+        with pytest.raises(UsageError, match="which nobody else can fetch from"):
+            publish(site, shared.model, share(tmp_path))
+    assert not (tmp_path / "share with blank").exists()
+
+
+def test_an_address_that_no_server_would_keep_is_refused_first(shared: Tutorial, tmp_path: Path) -> None:
+    with shared.site(approver=DenyAll()) as site, pytest.raises(UsageError, match="at most 256 characters"):
+        publish(site, shared.model, f"{share(tmp_path)}/{'x' * 180}")
+    assert not (tmp_path / "share with blank").exists()

@@ -24,6 +24,7 @@ from medperf_core.cli.prompts import ask_yes_no
 from medperf_core.cli.registry import list_entities, view_entity
 from medperf_core.cli.results import print_results
 from medperf_core.cli.session import Session, pass_session
+from medperf_core.cli.text import printable
 from medperf_core.cli.waivers import say_waived
 from medperf_core.entities import Container, Model, Role, State
 from medperf_core.entities.roles import role_of
@@ -33,13 +34,14 @@ from medperf_core.journeys.containers import read_local
 from medperf_core.journeys.create import create_model
 from medperf_core.journeys.package import Package, check_container
 from medperf_core.journeys.package import package as write_package
-from medperf_core.journeys.publish import Hosted
+from medperf_core.journeys.publish import Hosted, Publication
 from medperf_core.journeys.publish import publish as publish_container
 from medperf_core.journeys.run_task import run_container_task
 from medperf_core.journeys.submit import HostedFiles, submit_container
 from medperf_core.site.archive import pack_tree
 from medperf_core.site.folders import make_folder
 from medperf_core.site.site import Site
+from medperf_core.site.sizes import readable
 
 ROLES = [role.value for role in Role]
 ARCHIVES = (".tar.gz", ".tgz")
@@ -183,6 +185,9 @@ def _say_packaged(done: Package, archive: Path | None) -> None:
     note("Host these files where the sites that will run them can fetch them.")
     if done.image_file is not None:
         note(f"Host the image too, which is not copied: {done.image_file}")
+    hosted = [item.name for item in done.files] + ([done.image_file.name] if done.image_file else [])
+    if any(quote(name) != name for name in hosted):
+        note("In s3: and gs: addresses, write names as they are: %20 and the like are not understood, nor are blanks.")
     names = {item.name for item in done.files}
     options = [f"--mlcube-file {shlex.quote(f'URL/{quote(done.files[0].name)}')}"]
     options += [
@@ -237,7 +242,9 @@ def _say_registered(done: Container | Model) -> None:
         return
     final = "; it is final" if container.state is State.OPERATION else "; it can still be edited"
     note(f"Registered {container.name} as MLCube {container.id} ({container.state.value}{final}).")
-    if role_of(container.tasks) is Role.MODEL:
+    if container.state is State.DEVELOPMENT and role_of(container.tasks) is Role.MODEL:
+        next_step(f"medperf test run --benchmark BENCHMARK --model {container.id}")
+    elif role_of(container.tasks) is Role.MODEL:
         next_step(f"medperf mlcube associate --benchmark BENCHMARK --model_uid {container.id}")
     else:
         next_step(f"medperf mlcube view {container.id}")
@@ -251,7 +258,12 @@ def _say_registered(done: Container | Model) -> None:
 @click.option("--name", "-n", help="Name of the container, unique on the server; by default its manifest's.")
 @click.option("--type", "role", type=click.Choice(ROLES), help="What the container must be able to do.")
 @click.option("--image", is_flag=True, help="Upload the container image too.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be uploaded and registered.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say what would be uploaded and registered. The container is packed and its image prepared for that "
+    "(with --image, or if it is of a registry), and the store and the server are asked what they have.",
+)
 @click.option("--development", is_flag=True, help="Keep it editable instead of final.")
 @yes_option
 @run_options
@@ -268,7 +280,11 @@ def publish(
     development: bool,
     yes: bool,
 ) -> None:
-    """Package a container, upload its files, read them back, and register it."""
+    """Package a container, upload its files, read them back, and register it.
+
+    Before it asks, it looks in the store whether the files are there. These questions hold the prefix, the names and
+    the SHA-256 of the files, and nothing of their content.
+    """
     if not development and not dry_run:
         note("OPERATION is final: what is registered cannot be changed afterwards. (--development keeps it editable.)")
     with session.opened(yes=yes) as site:
@@ -284,16 +300,34 @@ def publish(
             show=_say_hosted,
         )
     if done.registered is None:
-        note("Nothing was uploaded or registered (--dry-run).")
+        missing = [each.size for each in done.files if not each.there]
+        files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        _say_planned(done)
+        note(f"To upload: {files}, {readable(sum(missing))}. Nothing was uploaded or registered (--dry-run).")
         return
     for each in done.files:
         click.echo(f"{each.sha256}  {each.size:>12}  {each.url}")
     _say_registered(done.registered)
 
 
+def _say_planned(done: Publication) -> None:
+    draft, manifest = done.draft, done.files[0]
+    final = "final" if draft.state is State.OPERATION else "it can be edited"
+    note(f"To register: the {done.role.value} {draft.name} ({draft.state.value}: {final}).")
+    if manifest.public:
+        note(f"Its addresses: if everybody can read the files, https, such as {manifest.public}; else those above.")
+    else:
+        note("Its addresses: those above.")
+
+
 def _say_hosted(files: tuple[Hosted, ...]) -> None:
     for each in files:
-        note(f"{'There already' if each.there else 'To upload'}: {each.name}, {each.size} bytes, as {each.target}")
+        note(f"{each.name}, {readable(each.size)}, from {each.made_from}")
+        if each.holds:
+            count, names = each.holds["files"], each.holds["names"]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            note(f"  holds {count} {'file' if count == 1 else 'files'}: {', '.join(map(printable, names))}{more}")
+        note(f"  {'is there already' if each.there else 'to upload'}: {each.target}")
 
 
 @mlcube.command()
