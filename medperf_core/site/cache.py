@@ -276,9 +276,11 @@ class Cache:
         return held(self.root / "locks" / f"{sha256}.lock")
 
     def _checked_file(self, path: Path, sha256: str, *, anew: bool = False) -> bool:
-        looks = _looks_of_file(path)
-        if looks is None and not os.path.lexists(path):
-            return False
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return False  # a record that it left is of the past, and written anew with the next file
+        looks = _looks_of(status) if stat.S_ISREG(status.st_mode) else None
         if looks is not None and not anew and _recorded(path) == looks:
             return True
         try:
@@ -347,7 +349,11 @@ def _record(path: Path, looks: str | None, digest: str = "", boot: str = "") -> 
     if digest:
         write_atomically(_record_path(path), content)
     else:  # without it, or with half of it, a file is hashed again: not worth waiting for the disk
-        _record_path(path).write_text(content)
+        descriptor = os.open(_record_path(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, content.encode())
+        finally:
+            os.close(descriptor)
 
 
 def _used(path: Path) -> int | None:

@@ -171,7 +171,8 @@ class Fetcher:
             raise _mismatch(shown, str(expected), sink)
         with writing(shown):
             added = self._cache.add(sink.sha256, path)
-            _remove(path, partial)
+            if partial is not None and sink.noted:
+                partial.forget()
         return Fetched(added, sink.sha256, sink.written, request.url, shown)
 
     def _receive(

@@ -91,9 +91,8 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the bytes, too."""
-        for path in (self._record_path, self.path):
-            if os.path.lexists(path):  # mostly there is nothing
-                path.unlink(missing_ok=True)
+        self.forget()
+        self.path.unlink(missing_ok=True)
 
 
 class Partials:
@@ -117,9 +116,10 @@ class Partials:
                 yield None
                 return
             partial = self._partial(key)
-            record = partial.kept()
-            if record is None or record.sha256 != sha256:
-                partial.discard()
+            if os.path.lexists(partial.path):
+                record = partial.kept()
+                if record is None or record.sha256 != sha256:
+                    partial.discard()
             yield partial
 
     def kept_bytes(self, address: str, sha256: str) -> int:

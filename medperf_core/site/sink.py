@@ -91,9 +91,13 @@ class CacheSink:
         Raises:
             CancelledError: the work is no longer wanted.
         """
-        record = self._partial.kept() if self._partial else None
+        if self._partial is None:
+            return ""
         with writing(self._shown):
             size = os.fstat(self._stream.fileno()).st_size
+            if not size:
+                return ""
+            record = self._partial.kept()
             if record is not None and record.size is not None:
                 # At least one byte is left for the store, which so sees whether the file is still the same.
                 size = min(size, record.size - 1)
@@ -136,6 +140,11 @@ class CacheSink:
         if self._partial is not None and not self._noted:
             self._partial.note(PartialRecord(self._sha256, self._version, self._expected))
             self._noted = True
+
+    @property
+    def noted(self) -> bool:
+        """Whether what came is written down, so that a later fetch could go on from there."""
+        return self._noted
 
     @property
     def written(self) -> int:

@@ -41,7 +41,7 @@ MAY = {
     ("journeys/create.py", "_write"): "into a folder that is renamed at the end",
     ("journeys/package.py", "_copy"): "into a folder that is renamed at the end",
     ("journeys/package.py", "package"): "into a folder that is renamed at the end",
-    ("journeys/publish.py", "_keep"): "into the work folder of the cache, which gives it its name",
+    ("journeys/publish.py", "_saved"): "into the work folder, from where the cache takes it",
     ("journeys/steps.py", "_done"): "into the work folder, which is moved when the step is complete",
 }
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import RemoteDisconnected
 from typing import Any
 
@@ -46,13 +47,26 @@ def pool_classes(
             raise
         seconds = connected.gettimeout()
         watched = Watched(connected.family, connected.type, connected.proto, connected.detach())
+        watched.setblocking(False)
         watched.settimeout(seconds)
         return watched
 
     class Watched(socket.socket):
+        """Never blocks by itself: the wait for it is here, and only where there is something to wait for."""
+
+        seconds: float | None = None
+
+        def settimeout(self, value: float | None, /) -> None:
+            self.seconds = value
+
+        def gettimeout(self) -> float | None:
+            return self.seconds
+
         def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-            _wait(self, wanted)
-            return super().recv_into(buffer, nbytes, flags)
+            while True:
+                with suppress(BlockingIOError):
+                    return super().recv_into(buffer, nbytes, flags)
+                _wait(self, wanted)
 
         def sendall(self, data: Any, flags: int = 0) -> None:
             _send_all(self, data, wanted)
@@ -136,8 +150,14 @@ def _send_all(connected: socket.socket, data: Any, wanted: Callable[[], None]) -
     with memoryview(data) as whole, whole.cast("B") as left:
         position = 0
         while position < len(left):
-            _wait(connected, wanted, wait_for_write)
-            position += connected.send(left[position:])
+            if isinstance(connected, ssl.SSLSocket):
+                _wait(connected, wanted, wait_for_write)  # because it waits by itself
+            sent = 0
+            with suppress(BlockingIOError):
+                sent = connected.send(left[position:])
+            if not sent:
+                _wait(connected, wanted, wait_for_write)
+            position += sent
 
 
 def _wait(
