@@ -68,7 +68,10 @@ def test_what_a_killed_conversion_left_is_removed_and_made_again(place: Any, arc
     for line in first.stdout:
         if "StepStarted Converting" in line:
             break
-    time.sleep(0.2)  # so that the engine itself is there
+    patience = time.monotonic() + 30
+    while not any(file.read_text() for file in Path(f"/proc/{first.pid}/task").glob("*/children")):
+        assert time.monotonic() < patience, "the engine did not begin"
+        time.sleep(0.002)
     first.send_signal(signal.SIGKILL)
     first.wait()
     left = [*place.kept(), *place.work()]
