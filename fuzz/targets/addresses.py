@@ -15,9 +15,9 @@ from medperf_core.builtin.file import FileStorage, local_path
 from medperf_core.entities.image import ImageIdentity
 from medperf_core.errors import MedperfError
 from medperf_core.plugin import BackendContext, FetchRequest, Manifest
+from medperf_core.plugin.network import is_local
 from medperf_core.site.fetch import Origin, _address, _redacted
 from medperf_docker.registry import Reference
-from medperf_storage.addresses import is_local
 from medperf_storage.http import HttpStorage
 from medperf_storage.settings import HttpSettings
 

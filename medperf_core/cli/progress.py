@@ -14,6 +14,7 @@ import click
 from medperf_core.cli.pace import Pace, clock
 from medperf_core.cli.text import columns, fit, printable
 from medperf_core.plugin.events import Event, Notice, Progress, StepFinished, StepStarted, TaskLog
+from medperf_core.site.sizes import unit_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -199,7 +200,7 @@ def amount(event: Progress) -> str:
     """How much is done, such as ``3.2 of 12.0 MiB``."""
     if event.unit != "B":
         return f"{event.done}{'' if event.total is None else f' of {event.total}'} {event.unit}"
-    unit, size = _unit(event.total or event.done)
+    unit, size = unit_of(event.total or event.done)
     done = f"{event.done / size:.1f}" if size > 1 else str(event.done)
     total = "" if event.total is None else f" of {event.total / size:.1f}" if size > 1 else f" of {event.total}"
     return f"{done}{total} {unit}"
@@ -209,12 +210,6 @@ def speed(event: Progress, pace: Pace) -> str:
     """How fast bytes come and how long it will take, to be put behind the amount; "" if that is not known."""
     if event.unit != "B" or pace.rate is None:
         return ""
-    unit, size = _unit(int(pace.rate))
+    unit, size = unit_of(int(pace.rate))
     left = pace.left(event.total)
     return f", {pace.rate / size:.1f} {unit}/s" + (f", {clock(left)} left" if left else "")
-
-
-def _unit(largest: int) -> tuple[str, int]:
-    return next(
-        (pair for pair in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)) if largest >= pair[1]), ("B", 1)
-    )

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
-from medperf_core.errors import ConfigurationError, DeniedError, MedperfError, PluginError
+from medperf_core.errors import ConfigurationError, MedperfError, PluginError
 from medperf_core.plugin.context import BackendContext, CancelToken
 from medperf_core.plugin.descriptors import (
     Descriptor,
@@ -34,6 +34,7 @@ from medperf_core.site.cache_place import work_place
 from medperf_core.site.credentials import CredentialStore
 from medperf_core.site.home import Home
 from medperf_core.site.options import Effective, SiteOptions, merge
+from medperf_core.site.own_policy import check_policy
 from medperf_core.site.profiles import Profile, ProfileStore
 from medperf_core.site.redact import Redactor
 
@@ -483,47 +484,8 @@ class Site:
             DeniedError: one of them says no, fails, or is required and missing.
         """
         self.plugins.require(self.profile.required_plugins)
-        rules = self.profile.policy
-        if action is Action.SEND:
-            _check_rule("benchmark", rules.benchmarks, [subject.benchmark] if subject.benchmark else None, subject)
-        else:
-            _check_rule("owner", rules.owners, [subject.owner or "unknown"], subject)
-            _check_rule("benchmark", rules.benchmarks, [subject.benchmark or "none"], subject)
-            # before an image is here, only identities that were recorded for it are known
-            known = subject.images if subject.images or action is Action.RUN else None
-            _check_rule("image", rules.images, known, subject, verified=action is Action.RUN)
+        check_policy(self.profile.policy, action, subject)
         self.plugins.decide(action, subject)
-
-
-def _check_rule(
-    name: str,
-    allowed: Iterable[Any] | None,
-    found: Iterable[Any] | None,
-    subject: PolicySubject,
-    *,
-    verified: bool = False,
-) -> None:
-    """Deny unless something that was found is allowed; None on either side means that there is nothing to check.
-
-    Args:
-        verified: what was found are identities that were verified here.
-    """
-    if allowed is None or found is None:
-        return
-    have = list(map(str, found))
-    if not set(map(str, allowed)) & set(have):
-        hint = "The site's list is under policy in: medperf profile view"
-        if verified and have:
-            wanted = ",".join([*map(str, allowed), have[0]])
-            hint += (
-                ". These are all identities that the image verifiably has here. If it is the one that you mean, one of "
-                f"them suffices: medperf profile set policy.images={wanted}"
-            )
-        raise DeniedError(
-            f"This profile's policy does not allow {subject.what}: "
-            f"{name} {', '.join(have) or 'unknown'} is not listed.",
-            hint=hint,
-        )
 
 
 def _made(descriptor: Descriptor, make: Callable[[], T]) -> T:

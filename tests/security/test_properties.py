@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from medperf_examples import wdbc
-from medperf_storage.addresses import AddressRefused, AddressRules, is_local
+from medperf_storage.addresses import AddressRefused, AddressRules
 
 from medperf_core import Site
 from medperf_core.entities import IdentityKind, ImageIdentity
@@ -22,6 +22,7 @@ from medperf_core.plugin import Gpus, Storage
 from medperf_core.plugin.digest import public_folder_hash, source_digest, tree_digest
 from medperf_core.plugin.image_reference import Reference
 from medperf_core.plugin.isolation import WAIVERS, Waiver
+from medperf_core.plugin.network import is_local
 from medperf_core.site.archive import unpack
 from medperf_core.site.fetch import Origin, _address, _redacted
 from medperf_core.site.options import parse_size

@@ -7,9 +7,7 @@ import socket
 
 import attrs
 
-from medperf_core.plugin.network import Ip, embedded_ipv4, is_local_name
-from medperf_core.plugin.network import is_local as is_local
-from medperf_core.plugin.network import written_ip as written_ip
+from medperf_core.plugin.network import Ip, embedded_ipv4, is_local_name, written_ip
 
 _METADATA = ipaddress.IPv6Address("fd00:ec2::254")
 

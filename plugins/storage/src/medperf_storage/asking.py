@@ -11,7 +11,7 @@ import attrs
 import urllib3
 
 from medperf_core.errors import AccessRefusedError, TransferError
-from medperf_storage.addresses import is_local
+from medperf_core.plugin.network import is_local
 from medperf_storage.blocks import FAILED
 from medperf_storage.expiry import ended
 from medperf_storage.ranges import asking_for, part_size

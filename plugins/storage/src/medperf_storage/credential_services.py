@@ -17,7 +17,7 @@ import requests
 import urllib3
 
 from medperf_core.errors import AuthenticationError, ConfigurationError
-from medperf_storage.addresses import is_local, written_ip
+from medperf_core.plugin.network import is_local, written_ip
 from medperf_storage.network import authorities, proxies
 from medperf_storage.reasons import Reason, reason_of
 

@@ -17,8 +17,8 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from medperf_core.errors import ConfigurationError, TransferError
+from medperf_core.plugin.network import is_local
 from medperf_core.plugin.storage import PutRequest, Stored
-from medperf_storage.addresses import is_local
 from medperf_storage.credentials_gs import Asker, find
 from medperf_storage.object_http import Call, Connections, Refusal
 from medperf_storage.object_urls import ObjectUrl, check_endpoint

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from medperf_core.errors import ConfigurationError
-from medperf_storage.addresses import is_local, written_ip
+from medperf_core.plugin.network import is_local, written_ip
 from medperf_storage.credentials_s3 import AwsFiles
 from medperf_storage.object_urls import check_endpoint
 
